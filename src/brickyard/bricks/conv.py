@@ -1,0 +1,105 @@
+"""Elastic 2-d convolution: channels cut by subsets or choices, kernel by its middle.
+
+The middle crop of a larger kernel is the elastic kernel of once-for-all (arXiv 1908.09791, section 3.2) without its
+transform matrices.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from brickyard.core.brick import Brick, Extract, Width
+from brickyard.core.cut import Cut
+from brickyard.core.decision import Choice, Decision
+
+
+class ElasticConv2d(Brick):
+    """A convolution whose output and input channels and kernel can be decided; `same` padding for odd kernels.
+
+    Per-sample gates of the input's width multiply the input.
+
+    Args:
+        in_channels: Input channels of the whole network.
+        out_channels: Output channels of the whole network.
+        kernel_size: Largest kernel, odd.
+        stride: Stride of both axes.
+        depthwise: One filter per channel; then `width_in` must be `width_out`.
+        bias: Whether there is a bias.
+        width_in: What cuts the input channels, if anything does.
+        width_out: What cuts the output channels, if anything does.
+        kernel: Odd sizes to choose from, the largest equal to `kernel_size`.
+    """
+
+    weight: nn.Parameter
+    bias: nn.Parameter | None
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int,
+        *,
+        stride: int = 1,
+        depthwise: bool = False,
+        bias: bool = False,
+        width_in: Width | None = None,
+        width_out: Width | None = None,
+        kernel: Choice | None = None,
+    ) -> None:
+        super().__init__()
+        assert not depthwise or (in_channels == out_channels and width_in == width_out)
+        assert kernel is None or kernel.largest() == kernel_size
+        self.stride, self.depthwise = stride, depthwise
+        self.width_in, self.width_out, self.kernel = width_in, width_out, kernel
+        fan = (1 if depthwise else in_channels) * kernel_size**2
+        shape = (out_channels, 1 if depthwise else in_channels, kernel_size, kernel_size)
+        self.weight = nn.Parameter(torch.randn(shape) * math.sqrt(2.0 / fan))
+        self.register_parameter("bias", nn.Parameter(torch.zeros(out_channels)) if bias else None)
+
+    def decisions(self) -> Iterator[Decision]:
+        """Yield the widths' decisions and the kernel's."""
+        yield from (width.decision for width in (self.width_out, self.width_in) if width is not None)
+        if self.kernel is not None:
+            yield self.kernel
+
+    def cuts(self) -> dict[str, tuple[Cut, ...]]:
+        """Return the cuts of weight (rows, columns, kernel) and bias (rows)."""
+        rows = () if self.width_out is None else (self.width_out.cut(0),)
+        columns = () if self.width_in is None or self.depthwise else (self.width_in.cut(1),)
+        full = self.weight.shape[-1]
+        kernel = () if self.kernel is None else tuple(Cut(axis, self.kernel.name, "center", full) for axis in (2, 3))
+        return {"weight": rows + columns + kernel, "bias": rows}
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Convolve `[batch, channels in, height, width]` with the active weights."""
+        weights = self.active()
+        weight = weights["weight"]
+        assert weight is not None
+        if self.width_in is not None and not self.depthwise:
+            x = self.width_in.gate(x)
+        if weight.numel() == 0:
+            return self._nothing(x, weight, weights["bias"])
+        groups = weight.shape[0] if self.depthwise else 1
+        return F.conv2d(x, weight, weights["bias"], self.stride, weight.shape[-1] // 2, groups=groups)
+
+    def _nothing(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        height, width = (-(-size // self.stride) for size in x.shape[-2:])
+        y = x.new_zeros(x.shape[0], weight.shape[0], height, width)
+        return y if bias is None else y + bias.reshape(1, -1, 1, 1)
+
+    def extract(self, weights: dict[str, Tensor | None], recurse: Extract) -> nn.Module:
+        """Build an `nn.Conv2d` with the active weights."""
+        weight, bias = weights["weight"], weights["bias"]
+        assert weight is not None
+        out_channels, in_channels, kernel_size, _ = weight.shape
+        groups = max(1, out_channels) if self.depthwise else 1
+        plain = nn.Conv2d(1, 1, kernel_size, self.stride, kernel_size // 2, bias=bias is not None)
+        plain.in_channels, plain.out_channels, plain.groups = in_channels * groups, out_channels, groups
+        plain.weight = weight  # type: ignore[assignment]
+        plain.bias = bias  # type: ignore[assignment]
+        return plain

@@ -1,0 +1,173 @@
+"""Files and folders that are written whole or not at all, and read strictly."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from brickyard.core.errors import ArtifactError
+
+
+def sha256(path: Path) -> str:
+    """Hash of a file's bytes.
+
+    Args:
+        path: File to read.
+
+    Returns:
+        The SHA-256 digest in hexadecimal.
+    """
+    digest = hashlib.sha256()
+    with path.open("rb") as stream:
+        for chunk in iter(lambda: stream.read(1 << 20), b""):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a file whole or not at all: temporary file in the same folder, fsync, rename.
+
+    Args:
+        path: Where the file shall be; its folder must exist.
+        content: The bytes.
+    """
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as stream:
+            stream.write(content)
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a UTF-8 text file whole or not at all."""
+    write_bytes(path, text.encode())
+
+
+def write_json(path: Path, record: Any) -> None:
+    """Write a record as indented JSON, whole or not at all."""
+    write_text(path, json.dumps(record, indent=1) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file.
+
+    Args:
+        path: File to read.
+
+    Returns:
+        The parsed value.
+
+    Raises:
+        ArtifactError: The file is missing or is not JSON.
+    """
+    try:
+        return json.loads(path.read_text())
+    except FileNotFoundError:
+        raise ArtifactError(f"{path} does not exist; expected a JSON file there") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ArtifactError(f"{path} is not valid JSON ({error}); make the artifact again") from None
+
+
+@contextmanager
+def new_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
+    """Give a temporary folder that becomes `path` when the block ends, and vanishes if it raises.
+
+    Args:
+        path: Where the folder shall be.
+        replace: Whether a folder that is already there may be replaced.
+
+    Yields:
+        The temporary folder, in the same parent as `path`.
+
+    Raises:
+        ArtifactError: Something is at `path` and may not be replaced.
+    """
+    path = path.absolute()
+    if path.exists() and not (path.is_dir() and (replace or not any(path.iterdir()))):
+        raise ArtifactError(f"{path} already exists; choose another folder or remove it first")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
+    try:
+        yield temporary
+        for file in temporary.rglob("*"):
+            if file.is_file():
+                with file.open("rb") as stream:
+                    os.fsync(stream.fileno())
+        temporary.chmod(0o755)
+        if path.exists():
+            old = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.old."))
+            os.replace(path, old)
+            os.replace(temporary, path)
+            shutil.rmtree(old)
+        else:
+            os.replace(temporary, path)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+
+
+def write_manifest(folder: Path, *, format_version: int, kind: str, fields: Mapping[str, Any]) -> None:
+    """Write `manifest.json`: kind, format version, given fields, and the hash of every other file of the folder.
+
+    Args:
+        folder: Folder whose files are final.
+        format_version: Version of the layout.
+        kind: `network`, `factory` or `model`.
+        fields: Further entries.
+    """
+    files = {
+        str(file.relative_to(folder)): sha256(file)
+        for file in sorted(folder.rglob("*"))
+        if file.is_file() and file.name != "manifest.json"
+    }
+    record = {"kind": kind, "format_version": format_version, **fields, "sha256": files}
+    write_json(folder / "manifest.json", record)
+
+
+def read_manifest(folder: Path, *, format_version: int, kind: str) -> dict[str, Any]:
+    """Read and verify the `manifest.json` of a folder.
+
+    Args:
+        folder: Folder of an artifact.
+        format_version: The version this code understands.
+        kind: The kind of artifact that is expected.
+
+    Returns:
+        The manifest.
+
+    Raises:
+        ArtifactError: Missing folder or file, another kind or version, or a file whose hash differs.
+    """
+    if not folder.is_dir():
+        raise ArtifactError(f"{folder} is not a folder; expected a {kind} folder")
+    if not (folder / "manifest.json").is_file():
+        raise ArtifactError(f"{folder} has no manifest.json, so it is not a {kind} folder of brickyard")
+    record = read_json(folder / "manifest.json")
+    if not isinstance(record, dict) or record.get("kind") != kind:
+        found = record.get("kind") if isinstance(record, dict) else type(record).__name__
+        raise ArtifactError(f"{folder} holds a {found!r}; expected a {kind} folder")
+    if record.get("format_version") != format_version:
+        raise ArtifactError(
+            f"{folder} has format version {record.get('format_version')}; this brickyard reads {format_version}. "
+            "Make the artifact again or install the brickyard that wrote it"
+        )
+    for name, digest in record["sha256"].items():
+        file = folder / name
+        if not file.is_file():
+            raise ArtifactError(f"{file} is missing; the folder is incomplete, copy or make it again")
+        if sha256(file) != digest:
+            raise ArtifactError(f"{file} differs from the hash in manifest.json; copy or make the folder again")
+    return record

@@ -1,0 +1,211 @@
+"""A network: a tree of plain modules some of whose leaves are bricks, and its space."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from brickyard.core.brick import Brick
+from brickyard.core.config import Config
+from brickyard.core.cut import Cut
+from brickyard.core.decision import Subset
+from brickyard.core.errors import ConfigError, ExtractError
+from brickyard.core.plain import Constant
+from brickyard.core.space import Space
+
+
+class Network(nn.Module):
+    """A modular network.
+
+    Args:
+        root: Plain modules made of bricks.
+        builder: Name of the registered builder that made `root`, if one did.
+        arguments: Arguments of that builder, as JSON values.
+        input_shape: Shape `[channels, height, width]` (or any shape without the batch) of one input.
+
+    Example:
+        >>> network = build("residual_cnn_pico")
+        >>> with network.configured(network.space.smallest()):
+        ...     logits = network(torch.zeros(1, *network.input_shape))
+    """
+
+    def __init__(
+        self,
+        root: nn.Module,
+        *,
+        input_shape: tuple[int, ...],
+        builder: str = "",
+        arguments: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__()
+        self.root = root
+        self.builder = builder
+        self.arguments = dict(arguments or {})
+        self.input_shape = tuple(input_shape)
+        bricks = [module for module in root.modules() if isinstance(module, Brick)]
+        self.space = Space(decision for brick in bricks for decision in brick.decisions())
+
+    def forward(self, *inputs: Any, **named: Any) -> Any:
+        """Compute with the active subnet; arguments and result are those of the root."""
+        return self.root(*inputs, **named)
+
+    def configure(self, config: Mapping[str, Any]) -> None:
+        """Make a subnet active in place; weights are untouched.
+
+        Args:
+            config: One value for each decision.
+
+        Raises:
+            ConfigError: The config is not legal; then nothing is changed.
+        """
+        checked = self.space.check(config)
+        for decision in self.space:
+            decision.value = checked[decision.name]
+
+    @contextmanager
+    def configured(self, config: Mapping[str, Any]) -> Iterator[Network]:
+        """Make a subnet active inside a `with` block and restore the former one behind it."""
+        before = self.space.active()
+        self.configure(config)
+        try:
+            yield self
+        finally:
+            self.configure(before)
+
+    @contextmanager
+    def gated(self, gates: Mapping[str, Tensor]) -> Iterator[Network]:
+        """Give every sample of a batch its own subsets inside a `with` block.
+
+        Args:
+            gates: For `Subset` decisions, a tensor `[batch, count]` in [0, 1] that multiplies activations.
+
+        Raises:
+            ConfigError: A name is no `Subset`, or a tensor has another number of columns.
+        """
+        for name, tensor in gates.items():
+            decision = self.space[name] if name in self.space else None
+            if not isinstance(decision, Subset) or tensor.dim() != 2 or tensor.shape[1] != decision.count:
+                raise ConfigError(
+                    f"gates for {name!r} have shape {tuple(tensor.shape)}; expected [batch, count] of a Subset in the "
+                    "space",
+                    path=name,
+                )
+        try:
+            for name, tensor in gates.items():
+                self.space[name].gates = tensor  # type: ignore[attr-defined]
+            yield self
+        finally:
+            for name in gates:
+                self.space[name].gates = None  # type: ignore[attr-defined]
+
+    def extract(self, config: Mapping[str, Any] | None = None) -> nn.Module:
+        """Cut a subnet out as a plain module that shares nothing with this network.
+
+        Args:
+            config: The subnet; the active one if None.
+
+        Returns:
+            A module without bricks. Branches that no brick is left in become the constant they leave.
+
+        Raises:
+            ConfigError: The config is not legal.
+            ExtractError: What is left is not connected.
+        """
+        with self.configured(self.space.active() if config is None else config), torch.no_grad():
+            plain = _Extraction().module(self.root)
+        for name, parameter in plain.named_parameters():
+            if parameter.numel() == 0:
+                raise ExtractError(
+                    f"{name} is left without channels outside of any branch; give its decision a minimum of 1"
+                )
+        return plain
+
+    def cuts(self) -> dict[str, tuple[Cut, ...]]:
+        """Return how each tensor of the root is cut, by its name in the root's state dict."""
+        return {
+            f"{path}.{name}" if path else name: cuts
+            for path, module in self.root.named_modules()
+            if isinstance(module, Brick)
+            for name, cuts in module.cuts().items()
+        }
+
+
+class _Extraction:
+    """One walk over a tree; keeps what was shared shared."""
+
+    def __init__(self) -> None:
+        self.modules: dict[int, nn.Module] = {}
+        self.tensors: dict[tuple[int, tuple[Cut, ...]], Tensor] = {}
+
+    def module(self, module: nn.Module) -> nn.Module:
+        if id(module) not in self.modules:
+            if isinstance(module, Brick):
+                plain = module.extract(self._weights(module), self.module)
+            else:
+                plain = self._container(module)
+            plain.train(module.training)
+            self.modules[id(module)] = plain
+        return self.modules[id(module)]
+
+    def _copy(self, source: Tensor, active: Tensor, cuts: tuple[Cut, ...] = ()) -> Tensor:
+        key = (id(source), cuts)
+        if key not in self.tensors:
+            copied = active.detach().clone(memory_format=torch.contiguous_format)
+            is_parameter = isinstance(source, nn.Parameter)
+            self.tensors[key] = nn.Parameter(copied, source.requires_grad) if is_parameter else copied
+        return self.tensors[key]
+
+    def _weights(self, brick: Brick) -> dict[str, Tensor | None]:
+        own = {**brick._parameters, **brick._buffers}
+        cuts = brick.cuts()
+        weights: dict[str, Tensor | None] = {}
+        for name, active in brick.active().items():
+            source = own.get(name)
+            if active is None or source is None:
+                weights[name] = None if active is None else nn.Parameter(active.detach().clone())
+            else:
+                weights[name] = self._copy(source, active, cuts.get(name, ()))
+        return weights
+
+    def _container(self, module: nn.Module) -> nn.Module:
+        clone = copy.copy(module)
+        clone._parameters = {
+            name: None if tensor is None else self._copy(tensor, tensor)  # type: ignore[misc]
+            for name, tensor in module._parameters.items()
+        }
+        clone._buffers = {
+            name: None if tensor is None else self._copy(tensor, tensor) for name, tensor in module._buffers.items()
+        }
+        clone._modules = {
+            name: None if child is None else self.module(child) for name, child in module._modules.items()
+        }
+        return _constant_if_empty(clone) if isinstance(clone, nn.Sequential) else clone
+
+
+def _constant_if_empty(sequence: nn.Sequential) -> nn.Module:
+    """Replace a sequence in which some layer has no channels by the constant that its tail makes of nothing."""
+    layers = list(sequence)
+    empty = [
+        index
+        for index, layer in enumerate(layers)
+        if any(parameter.numel() == 0 and parameter.dim() > 1 for parameter in layer.parameters())
+    ]
+    if not empty:
+        return sequence
+    last = layers[empty[-1]]
+    weight, bias = getattr(last, "weight", None), getattr(last, "bias", None)
+    if not isinstance(weight, Tensor) or weight.shape[0] == 0:
+        return sequence
+    value = torch.zeros(weight.shape[0]) if bias is None else bias.detach().clone()
+    x = value.to(weight).reshape(1, -1, *([1] * (weight.dim() - 2)))
+    training = sequence.training
+    sequence.eval()
+    for layer in layers[empty[-1] + 1 :]:
+        x = layer(x)
+    sequence.train(training)
+    return Constant(x)

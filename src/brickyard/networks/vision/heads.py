@@ -1,0 +1,41 @@
+"""Heads: from a map of features to one score per output."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from typing import Literal
+
+from torch import nn
+
+from brickyard.bricks import ElasticLinear
+from brickyard.core.brick import Width
+from brickyard.core.decision import Subset
+
+HeadKind = Literal["classes", "presence"]
+
+
+def head(kind: HeadKind, in_channels: int, *, num_outputs: int) -> nn.Sequential:
+    """Build a head.
+
+    Args:
+        kind: `classes` averages over the picture and gives one score per class, whose rows a `Subset` named `classes`
+            cuts; `presence` takes the maximum over the picture, since one object anywhere answers the question, and
+            gives the scores absent and present.
+        in_channels: Channels of the features.
+        num_outputs: Number of classes; 2 for `presence`.
+
+    Returns:
+        A module from `[batch, in_channels, height, width]` to `[batch, num_outputs]`.
+    """
+    if kind == "presence":
+        return nn.Sequential(
+            OrderedDict(pool=nn.AdaptiveMaxPool2d(1), flatten=nn.Flatten(), linear=ElasticLinear(in_channels, 2))
+        )
+    classes = Width(Subset("classes", num_outputs, minimum=1), num_outputs)
+    return nn.Sequential(
+        OrderedDict(
+            pool=nn.AdaptiveAvgPool2d(1),
+            flatten=nn.Flatten(),
+            linear=ElasticLinear(in_channels, num_outputs, width_out=classes),
+        )
+    )

@@ -1,0 +1,126 @@
+"""Residual CNNs whose bricks are groups of inner channels (arXiv 2308.15003 on the blocks of arXiv 1512.03385)."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+
+from torch import nn
+
+from brickyard.bricks import ElasticBatchNorm2d, ElasticConv2d, residual_block
+from brickyard.core.decision import Subset
+from brickyard.core.network import Network
+from brickyard.networks import NETWORKS
+from brickyard.networks.vision.heads import HeadKind, head
+
+
+def residual_cnn(
+    *,
+    num_outputs: int,
+    head_kind: HeadKind,
+    in_channels: int,
+    image_size: int,
+    widths: tuple[int, ...],
+    blocks_per_stage: tuple[int, ...],
+    groups_per_block: tuple[int, ...],
+    group_channels: tuple[int, ...],
+    stem_stride: int = 1,
+    stem_kernel: int = 3,
+    stage_strides: tuple[int, ...] | None = None,
+) -> Network:
+    """Build a residual CNN; every block owns one `Subset` named `stage<i>.block<j>`.
+
+    Args:
+        num_outputs: Scores that the head gives.
+        head_kind: See `brickyard.networks.vision.heads.head`.
+        in_channels: Channels of a picture.
+        image_size: Height and width of a picture in pixels.
+        widths: Channels of the residual stream in each stage.
+        blocks_per_stage: Blocks in each stage.
+        groups_per_block: Groups of inner channels per block, for each stage.
+        group_channels: Channels per group, for each stage.
+        stem_stride: Stride of the first convolution.
+        stem_kernel: Odd kernel of the first convolution.
+        stage_strides: Stride of each stage's first block; 1 then 2s if None.
+
+    Returns:
+        The network.
+    """
+    strides = stage_strides or (1,) + (2,) * (len(widths) - 1)
+    stem = nn.Sequential(
+        OrderedDict(
+            conv=ElasticConv2d(in_channels, widths[0], stem_kernel, stride=stem_stride),
+            norm=ElasticBatchNorm2d(widths[0]),
+            act=nn.ReLU(),
+        )
+    )
+    stages, channels = [], widths[0]
+    for stage, (width, count) in enumerate(zip(widths, blocks_per_stage, strict=True)):
+        blocks = []
+        for block in range(count):
+            groups = Subset(f"stage{stage}.block{block}", groups_per_block[stage])
+            stride = strides[stage] if block == 0 else 1
+            blocks.append(
+                residual_block(channels, width, groups=groups, group_channels=group_channels[stage], stride=stride)
+            )
+            channels = width
+        stages.append(nn.Sequential(*blocks))
+    root = nn.Sequential(
+        OrderedDict(
+            stem=stem, stages=nn.Sequential(*stages), head=head(head_kind, channels, num_outputs=num_outputs)
+        )
+    )
+    return Network(root, input_shape=(in_channels, image_size, image_size))
+
+
+@NETWORKS.add("residual_cnn_pico")
+def residual_cnn_pico(
+    *, num_outputs: int = 2, head_kind: HeadKind = "presence", in_channels: int = 3, image_size: int = 16
+) -> Network:
+    """Build a residual CNN of about 4 k parameters, for tests."""
+    return residual_cnn(
+        num_outputs=num_outputs,
+        head_kind=head_kind,
+        in_channels=in_channels,
+        image_size=image_size,
+        widths=(8, 12),
+        blocks_per_stage=(1, 2),
+        groups_per_block=(4, 4),
+        group_channels=(4, 4),
+        stem_stride=2,
+    )
+
+
+@NETWORKS.add("residual_cnn_small")
+def residual_cnn_small(
+    *, num_outputs: int = 2, head_kind: HeadKind = "presence", in_channels: int = 3, image_size: int = 32
+) -> Network:
+    """Build a residual CNN for pictures of 32 to 96 pixels: six blocks of 16 groups, streams of 24, 48 and 64."""
+    return residual_cnn(
+        num_outputs=num_outputs,
+        head_kind=head_kind,
+        in_channels=in_channels,
+        image_size=image_size,
+        widths=(24, 48, 64),
+        blocks_per_stage=(2, 2, 2),
+        groups_per_block=(16, 16, 16),
+        group_channels=(4, 8, 8),
+        stem_stride=2,
+        stage_strides=(1, 2, 1),
+    )
+
+
+@NETWORKS.add("resnet20")
+def resnet20(
+    *, num_outputs: int = 10, head_kind: HeadKind = "classes", in_channels: int = 3, image_size: int = 32
+) -> Network:
+    """Build the ResNet-20 of CIFAR (arXiv 1512.03385, section 4.2), inner channels in groups of 4."""
+    return residual_cnn(
+        num_outputs=num_outputs,
+        head_kind=head_kind,
+        in_channels=in_channels,
+        image_size=image_size,
+        widths=(16, 32, 64),
+        blocks_per_stage=(3, 3, 3),
+        groups_per_block=(4, 8, 16),
+        group_channels=(4, 4, 4),
+    )
