@@ -52,7 +52,8 @@ TORCH_FREE = (
     "cli",
     "cli.py",
 )
-NEEDS_TORCH: set[str] = set()  # files inside the folders above that need it; others import them in functions
+# Files inside the folders above that only training uses; the others may import them in functions alone.
+NEEDS_TORCH = {"assemble/discretise.py"}
 TRAIN_ONLY = ("torch", "datasets", "sklearn", "onnxscript", "matplotlib", "accelerate")
 
 
