@@ -1,4 +1,4 @@
-"""What a model shall do, said in the words of a vocabulary: a property combination or a subset of the classes."""
+"""What a model shall do, in the words of a vocabulary: a property combination or a subset of the classes."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ class Task:
 
     Args:
         kind: `properties` (is there an object that has all of them?) or `classes` (which of them is it?).
-        words: The words, in the order of the vocabulary. Empty only for the generic property task "all", which asks
-            for any object.
+        words: The words, in the order of the vocabulary. Empty only for the generic property task
+            "all", which asks for any object.
     """
 
     kind: Kind
@@ -106,13 +106,13 @@ class Vocabulary:
     """The words a factory understands, in groups.
 
     Args:
-        kind: `properties`: each group is one property of an object and its words are the values; `classes`: one
-            group, named `class`.
+        kind: `properties`: each group is one property of an object and its words are the values;
+            `classes`: one group, named `class`.
         groups: Group name to words. The order is the order of the task vector.
 
     Raises:
-        TaskError: A group is empty, a word is empty or occurs twice (case ignored), or a class vocabulary does not
-            have exactly the group `class`.
+        TaskError: A group is empty, a word is empty or occurs twice (case ignored), or a class vocabulary
+            does not have exactly the group `class`.
 
     Example:
         >>> words = Vocabulary("properties", {"color": ("red", "blue"), "shape": ("circle", "ring")})
@@ -197,8 +197,8 @@ class Vocabulary:
             group = self.locate(index)[0]
             if self.kind == "properties" and group in seen:
                 raise TaskError(
-                    f"{self.words[seen[group]]!r} and {self.words[index]!r} are both a {list(self.groups)[group]}; "
-                    "an object has only one, so name one of them"
+                    f"{self.words[seen[group]]!r} and {self.words[index]!r} are both a "
+                    f"{list(self.groups)[group]}; an object has only one, so name one of them"
                 )
             seen[group] = index
         return Task(self.kind, tuple(self.words[index] for index in sorted(indices)))
@@ -224,7 +224,7 @@ class Vocabulary:
     def parse(self, text: str | None) -> Task:
         """Read a task from text, case ignored.
 
-        Words are separated by spaces, commas, "&", "and" or newlines; where several words fit, the longest wins.
+        Words are separated by spaces, commas, "&", "and" or newlines; where several fit, the longest wins.
 
         Args:
             text: For example "large & striped" or "3, 7"; "all" or None is the generic task.

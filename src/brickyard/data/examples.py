@@ -1,4 +1,4 @@
-"""Labelled images in memory, and the preprocessing that turns them into what a network reads. Needs only numpy."""
+"""Labelled images in memory, and the preprocessing that turns them into what a network reads."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ class Examples:
 
     Args:
         images: uint8 `[N, H, W, C]`.
-        objects: int16 `[N, M, G]`: value of each of G property groups for each of up to M objects, -1 where there is
-            no object. For classes `[N, 1, 1]`, the index of the class.
-        boxes: float32 `[N, M, 4]` or None: x0, y0, x1, y1 of each object in pixels, 0 where there is no object.
+        objects: int16 `[N, M, G]`: value of each of G property groups for each of up to M objects, -1 where
+            there is no object. For classes `[N, 1, 1]`, the index of the class.
+        boxes: float32 `[N, M, 4]` or None: x0, y0, x1, y1 of each object in pixels, 0 where there is none.
 
     Raises:
         DataError: A type or shape differs from the above.
@@ -167,7 +167,8 @@ class Preprocess:
         object.__setattr__(self, "std", tuple(map(float, self.std)))
         if self.height < 1 or self.width < 1 or self.channels not in (1, 3):
             raise DataError(
-                f"input is {self.height} x {self.width} x {self.channels}; expected positive sides and 1 or 3 channels"
+                f"input is {self.height} x {self.width} x {self.channels}; expected positive sides and "
+                "1 or 3 channels"
             )
         if len(self.mean) != self.channels or len(self.std) != self.channels or min(self.std) <= 0:
             raise DataError(
@@ -197,9 +198,7 @@ class Preprocess:
         """
         expected = (self.height, self.width, self.channels)
         if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1:] != expected:
-            raise DataError(
-                f"images are {images.dtype} {images.shape}; expected uint8 [N, {', '.join(map(str, expected))}]"
-            )
+            raise DataError(f"images are {images.dtype} {images.shape}; expected uint8 [N, *{expected}]")
         gain = np.array([self.scale / std for std in self.std], np.float32)[:, None, None]
         shift = np.array([mean / std for mean, std in zip(self.mean, self.std, strict=True)], np.float32)
         result = np.multiply(images.transpose(0, 3, 1, 2), gain, dtype=np.float32, order="C")

@@ -1,10 +1,8 @@
 """Procedural scenes of coloured shapes: as many labelled images as wanted, from a seed, with numpy alone.
 
-Each object has a size, a texture, a colour and a shape (in this order, so that a task reads "large striped red
-circle"). Objects are rotated, may overlap a little and lie on noisy, graded backgrounds with lines. No object has more
-than `MAX_COVER` of its bounding square in common with others, so that every label can be seen.
-
-Legend of array shapes: N images, M objects per image at most, G = 4 groups, K objects to draw, P side of a patch.
+Each object has a size, a texture, a colour and a shape, in this order, so that a task reads "large
+striped red circle". Objects are rotated, may overlap a little and lie on noisy, graded backgrounds with
+lines. What an object shares of its bounding square with others is bounded, so that every label can be seen.
 """
 
 from __future__ import annotations
@@ -18,66 +16,11 @@ from numpy.typing import NDArray
 
 from brickyard.core.errors import DataError
 from brickyard.core.task import Vocabulary
+from brickyard.data._scene import COLORS, SHAPES, SIZES, TEXTURES, Ints, Painter, place
 from brickyard.data.examples import Examples, Preprocess
 
-Floats = NDArray[np.float32]
-Ints = NDArray[np.intp]
-
-MAX_COVER = 0.2
 _HARD_SHARE = 0.8
 _CHUNK = 256
-_CANDIDATES = 24
-
-COLORS: Mapping[str, tuple[float, float, float]] = {
-    "red": (0.92, 0.12, 0.12),
-    "green": (0.10, 0.75, 0.16),
-    "blue": (0.14, 0.24, 0.96),
-    "yellow": (0.96, 0.88, 0.10),
-    "magenta": (0.88, 0.16, 0.86),
-    "cyan": (0.10, 0.84, 0.90),
-}
-# Radius of the bounding circle at an image side of 32 pixels: smallest, largest.
-SIZES: Mapping[str, tuple[float, float]] = {"small": (4.2, 4.8), "large": (6.8, 7.6)}
-TEXTURES: tuple[str, ...] = ("plain", "striped")
-
-
-def _circle(u: Floats, v: Floats, r: Floats) -> Floats:
-    return np.hypot(u, v) - 0.95 * r
-
-
-def _ring(u: Floats, v: Floats, r: Floats) -> Floats:
-    return np.abs(np.hypot(u, v) - 0.72 * r) - 0.25 * r
-
-
-def _square(u: Floats, v: Floats, r: Floats) -> Floats:
-    return np.maximum(np.abs(u), np.abs(v)) - 0.76 * r
-
-
-def _triangle(u: Floats, v: Floats, r: Floats) -> Floats:
-    slanted = np.float32(0.8660254) * np.abs(v) - np.float32(0.5) * u
-    return np.maximum(slanted, u) - 0.53 * r
-
-
-def _cross(u: Floats, v: Floats, r: Floats) -> Floats:
-    across, along = np.abs(u), np.abs(v)
-    low, high = np.minimum(across, along), np.maximum(across, along)
-    return np.maximum(high - 0.97 * r, low - 0.29 * r)
-
-
-def _bar(u: Floats, v: Floats, r: Floats) -> Floats:
-    return np.maximum(np.abs(u) - 0.98 * r, np.abs(v) - 0.32 * r)
-
-
-# Signed distance in pixels (negative inside) at the object's own coordinates u, v, for a radius r.
-SHAPES: Mapping[str, Callable[[Floats, Floats, Floats], Floats]] = {
-    "circle": _circle,
-    "square": _square,
-    "triangle": _triangle,
-    "cross": _cross,
-    "ring": _ring,
-    "bar": _bar,
-}
-_REACH = 1.08  # the farthest that a shape reaches from its centre, in radii
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -155,9 +98,10 @@ class GeometrySpec:
         unknown = sorted(set(record) - set(names))
         if unknown:
             raise DataError(f"geometry has no option {unknown[0]!r}; it has {', '.join(names)}")
-        return cls(
-            **{name: tuple(value) if isinstance(value, list) else value for name, value in record.items()}
-        )
+        values: dict[str, Any] = {
+            name: tuple(value) if isinstance(value, list) else value for name, value in record.items()
+        }
+        return cls(**values)
 
 
 def scenes(spec: GeometrySpec, count: int, seed: int) -> Examples:
@@ -169,7 +113,8 @@ def scenes(spec: GeometrySpec, count: int, seed: int) -> Examples:
         seed: The same seed gives the same images.
 
     Returns:
-        Images `[count, size, size, 3]`, objects `[count, max_objects, 4]` from the hindmost to the foremost, boxes.
+        Images `[count, size, size, 3]`, objects `[count, max_objects, 4]` from the hindmost to the
+        foremost, boxes.
 
     Raises:
         DataError: `count` is below 1.
@@ -186,7 +131,8 @@ def task_scenes(
 ) -> tuple[Examples, NDArray[np.bool_]]:
     """Draw scenes for one property task, half of them with an object that satisfies it.
 
-    Of the scenes without one, four of five surely have an object that shares all but one of the named properties.
+    Of the scenes without one, four of five surely have an object that shares all but one of
+    the named properties.
 
     Args:
         spec: What scenes look like.
@@ -275,160 +221,22 @@ def _make(
     return Examples(images, objects, boxes)
 
 
-def _draw(spec: GeometrySpec, rng: np.random.Generator, objects: Ints) -> tuple[Floats, Ints, Floats]:
-    """Place, shuffle and paint the objects; those without room become -1."""
+def _draw(
+    spec: GeometrySpec, rng: np.random.Generator, objects: Ints
+) -> tuple[NDArray[np.float32], Ints, NDArray[np.float32]]:
+    """Place, shuffle and paint the objects; those without room become -1 and come last."""
     number, most = objects.shape[:2]
     ranges = np.array([SIZES[name] for name in spec.sizes], np.float32) * np.float32(spec.size / 32)
-    low, high = np.moveaxis(ranges[objects[..., 0]], -1, 0)
-    radius = low + (high - low) * rng.random((number, most), np.float32)
+    low, high = (np.take(ranges[:, end], objects[:, :, 0]) for end in (0, 1))
+    radius = (low + (high - low) * rng.random((number, most), np.float32)).astype(np.float32)
     wanted = np.arange(most) < rng.integers(spec.min_objects, spec.max_objects + 1, number)[:, None]
-    centre, placed = _place(rng, spec.size, radius, wanted)
+    centre, placed = place(rng, spec.size, radius, wanted)
     order = np.argsort(rng.random((number, most)) + ~placed, axis=1)
     objects = np.take_along_axis(objects, order[..., None], axis=1)
     centre = np.take_along_axis(centre, order[..., None], axis=1)
-    radius, placed = (np.take_along_axis(array, order, axis=1) for array in (radius, placed))
-    images, boxes = _paint(spec, rng, objects, centre, radius, placed)
+    radius = np.take_along_axis(radius, order, axis=1)
+    placed = np.take_along_axis(placed, order, axis=1)
+    painter = Painter(spec.size, spec.textures, spec.colors, spec.shapes, spec.noise)
+    images, boxes = painter.paint(rng, objects, centre, radius, placed)
     objects[~placed] = -1
     return images, objects, boxes
-
-
-def _place(
-    rng: np.random.Generator, side: int, radius: Floats, wanted: NDArray[np.bool_]
-) -> tuple[Floats, NDArray[np.bool_]]:
-    """Find centres one object after the other; the first always has room, others are left out where none is found."""
-    number, most = radius.shape
-    centre = np.zeros((number, most, 2), np.float32)
-    cover = np.zeros((number, most), np.float32)
-    placed = wanted.copy()
-    rows = np.arange(number)
-    for place in range(most):
-        reach = radius[:, place, None, None] * np.float32(_REACH)
-        tries = reach + (side - 2 * reach) * rng.random((number, _CANDIDATES, 2), np.float32)
-        shared = np.zeros((number, _CANDIDATES, place), np.float32)
-        for other in range(place):
-            near = radius[:, place] + radius[:, other]
-            gap = np.abs(tries - centre[:, None, other])
-            overlap = np.minimum(
-                near[:, None, None] - gap, 2 * np.minimum(radius[:, place], radius[:, other])[:, None, None]
-            )
-            np.maximum(overlap, 0, out=overlap)
-            shared[:, :, other] = overlap[..., 0] * overlap[..., 1] * placed[:, other, None]
-        others = cover[:, None, :place] + shared / (2 * radius[:, None, :place]) ** 2
-        own = shared.sum(axis=2) / (2 * radius[:, place, None]) ** 2
-        fits = (own <= MAX_COVER) & (others <= MAX_COVER).all(axis=2)
-        choice = fits.argmax(axis=1)
-        placed[:, place] &= fits[rows, choice]
-        centre[:, place] = tries[rows, choice]
-        present = placed[:, place]
-        cover[:, :place] = np.where(present[:, None], others[rows, choice], cover[:, :place])
-        cover[:, place] = own[rows, choice]
-    return centre, placed
-
-
-def _paint(
-    spec: GeometrySpec,
-    rng: np.random.Generator,
-    objects: Ints,
-    centre: Floats,
-    radius: Floats,
-    placed: NDArray[np.bool_],
-) -> tuple[Floats, Floats]:
-    """Paint hindmost first on a canvas with a margin; gives pixel values 0 to 255 and the boxes of what was painted."""
-    number, most = placed.shape
-    patch = int(np.ceil(2 * _REACH * radius.max())) + 3
-    margin = patch // 2 + 1
-    side = spec.size + 2 * margin
-    canvas = np.zeros((number, side, side, 3), np.float32)
-    inner = slice(margin, margin + spec.size)
-    canvas[:, inner, inner] = _background(spec, rng, number)
-    canvas = canvas.reshape(number, side * side, 3)
-    boxes = np.zeros((number, most, 4), np.float32)
-    grid = np.arange(patch, dtype=np.float32)
-    for place in range(most):
-        rows = np.flatnonzero(placed[:, place])
-        if not len(rows):
-            break
-        middle = centre[rows, place]
-        corner = np.floor(middle).astype(np.intp) - patch // 2
-        mask, shade = _masks(
-            spec, rng, objects[rows, place], radius[rows, place], middle - corner - 0.5, grid
-        )
-        boxes[rows, place] = _boxes(mask, corner)
-        paint = np.array([COLORS[name] for name in spec.colors], np.float32)[objects[rows, place, 2]]
-        paint = paint * rng.uniform(0.82, 1.04, (len(rows), 1)).astype(np.float32)
-        paint += rng.uniform(-0.05, 0.05, paint.shape).astype(np.float32)
-        ys, xs = (corner[:, axis, None] + margin + np.arange(patch) for axis in (1, 0))
-        where = (ys[:, :, None] * side + xs[:, None, :]).reshape(len(rows), -1)
-        under = canvas[rows[:, None], where]
-        shaded = paint[:, None] * shade.reshape(len(rows), -1, 1)
-        canvas[rows[:, None], where] = under + mask.reshape(len(rows), -1, 1) * (shaded - under)
-    images = canvas.reshape(number, side, side, 3)[:, inner, inner]
-    light = rng.uniform(0.85, 1.1, (number, 1, 1, 1)).astype(np.float32)
-    grain = rng.integers(-8, 9, images.shape, np.int8) * np.float32(spec.noise)
-    return np.clip(images * (255 * light) + grain, 0, 255), boxes
-
-
-def _masks(
-    spec: GeometrySpec, rng: np.random.Generator, objects: Ints, radius: Floats, middle: Floats, grid: Floats
-) -> tuple[Floats, Floats]:
-    """Coverage of each pixel of a patch and the brightness of the texture there, both `[K, P, P]` in 0 to 1."""
-    angle = rng.random(len(objects), np.float32) * np.float32(2 * np.pi)
-    cos, sin = np.cos(angle)[:, None, None], np.sin(angle)[:, None, None]
-    x = (grid - middle[:, :1])[:, None, :]
-    y = (grid - middle[:, 1:])[:, :, None]
-    u, v = cos * x + sin * y, cos * y - sin * x
-    mask = np.empty_like(u)
-    for index, name in enumerate(spec.shapes):
-        ours = np.flatnonzero(objects[:, 3] == index)
-        mask[ours] = SHAPES[name](u[ours], v[ours], radius[ours, None, None])
-    np.subtract(0.5, mask, out=mask)
-    np.clip(mask, 0, 1, out=mask)
-    shade = np.ones_like(u)
-    if "striped" in spec.textures:
-        ours = np.flatnonzero(objects[:, 1] == spec.textures.index("striped"))
-        period = np.float32(3.7 * spec.size / 32)
-        phase = rng.random((len(ours), 1, 1), np.float32)
-        wave = np.abs((u[ours] / period + phase) % 1 - 0.5) * period
-        shade[ours] = 0.36 + 0.64 * np.clip(wave - period * np.float32(0.22) + 0.5, 0, 1)
-    return mask, shade
-
-
-def _boxes(mask: Floats, corner: Ints) -> Floats:
-    """Tight boxes of the half-covered pixels, float32 `[K, 4]`."""
-    patch = mask.shape[1]
-    solid = mask >= 0.5
-    boxes = np.empty((len(mask), 4), np.float32)
-    for axis in (0, 1):
-        along = solid.any(axis=axis + 1)
-        boxes[:, axis] = corner[:, axis] + along.argmax(axis=1)
-        boxes[:, axis + 2] = corner[:, axis] + patch - along[:, ::-1].argmax(axis=1)
-    return boxes
-
-
-def _background(spec: GeometrySpec, rng: np.random.Generator, number: int) -> Floats:
-    """Grey levels with gradients, blotches, lines and a weak tint, `[number, size, size, 3]`, about 0.2 to 0.65."""
-    side = spec.size
-    result = rng.uniform(0.28, 0.52, (number, 1, 1, 1)).astype(np.float32)
-    result = result + np.zeros((1, side, side, 3), np.float32)
-    for cells, strength, tint in ((2, 0.16, 0.04), (7, 0.09, 0.04)):
-        weights = _interpolation(side, cells)
-        knots = rng.uniform(-strength, strength, (number, cells, cells, 1))
-        knots = (knots + rng.uniform(-tint, tint, (number, cells, cells, 3))).astype(np.float32)
-        rows = weights @ knots.reshape(number, cells, cells * 3)
-        blotches = weights @ rows.reshape(number * side, cells, 3)
-        result += np.float32(spec.noise) * blotches.reshape(number, side, side, 3)
-    grid = np.arange(side, dtype=np.float32) - np.float32((side - 1) / 2)
-    for _ in range(2):
-        angle = rng.random((number, 1, 1), np.float32) * np.float32(np.pi)
-        offset = (rng.random((number, 1, 1), np.float32) - np.float32(0.5)) * side
-        distance = np.abs(np.cos(angle) * grid[:, None] + np.sin(angle) * grid - offset)
-        strength = rng.uniform(-0.18, 0.18, (number, 1, 1)).astype(np.float32) * np.float32(spec.noise)
-        line = strength * np.clip(np.float32(side / 32 + 0.2) - distance, 0, 1)
-        result += line[..., None]
-    return result
-
-
-def _interpolation(side: int, cells: int) -> Floats:
-    """Linear interpolation of `cells` knots at `side` pixels, float32 `[side, cells]`."""
-    place = np.linspace(0, cells - 1, side)
-    return np.maximum(0, 1 - np.abs(place[:, None] - np.arange(cells))).astype(np.float32)
