@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float32]
@@ -111,7 +112,7 @@ class Painter:
 
     def paint(
         self, rng: np.random.Generator, objects: Ints, centre: Floats, radius: Floats, placed: Bools
-    ) -> tuple[Floats, Floats]:
+    ) -> tuple[NDArray[np.uint8], Floats]:
         """Paint a batch of scenes, hindmost objects first.
 
         Args:
@@ -122,16 +123,15 @@ class Painter:
             placed: Which objects are there, `[N, M]`.
 
         Returns:
-            Pixel values 0 to 255, `[N, side, side, 3]`, and tight boxes x0, y0, x1, y1, `[N, M, 4]`.
+            Images, `[N, side, side, 3]`, and tight boxes x0, y0, x1, y1, `[N, M, 4]`.
         """
         number, most = placed.shape
         patch = int(np.ceil(2 * _REACH * radius.max())) + 3
         margin = patch // 2 + 1
-        full = self.side + 2 * margin
         inner = slice(margin, margin + self.side)
-        padded = np.zeros((number, full, full, 3), np.float32)
-        padded[:, inner, inner] = self._background(rng, number)
-        canvas = padded.reshape(number, full * full, 3)
+        canvas = np.zeros((number, 3, self.side + 2 * margin, self.side + 2 * margin), np.float32)
+        canvas[:, :, inner, inner] = self._background(rng, number)
+        windows = sliding_window_view(canvas, (patch, patch), axis=(2, 3), writeable=True)
         boxes = np.zeros((number, most, 4), np.float32)
         palette = np.array([COLORS[name] for name in self.colors], np.float32)
         for rank in range(most):
@@ -144,17 +144,16 @@ class Painter:
             boxes[rows, rank] = _boxes(mask, corner)
             paint = palette[objects[rows, rank, 2]] * _uniform(rng, 0.82, 1.04, (len(rows), 1))
             paint += _uniform(rng, -0.05, 0.05, paint.shape)
-            xs, ys = (corner[:, axis, None] + margin + np.arange(patch) for axis in (0, 1))
-            where = (
-                rows[:, None],
-                (ys[:, :, None] * full + xs[:, None, :]).reshape(len(rows), patch * patch),
-            )
-            under = canvas[where]
-            shaded = paint[:, None] * shade.reshape(len(rows), patch * patch, 1)
-            canvas[where] = under + mask.reshape(len(rows), patch * patch, 1) * (shaded - under)
-        images = padded[:, inner, inner] * (255 * _uniform(rng, 0.85, 1.1, (number, 1, 1, 1)))
+            where = (rows, slice(None), corner[:, 1] + margin, corner[:, 0] + margin)
+            change = paint[:, :, None, None] * shade[:, None]
+            under = windows[where]
+            change -= under
+            change *= mask[:, None]
+            change += under
+            windows[where] = change
+        images = canvas[:, :, inner, inner] * (255 * _uniform(rng, 0.85, 1.1, (number, 1, 1, 1)))
         images += rng.integers(-8, 9, images.shape, np.int8) * np.float32(self.noise)
-        return np.clip(images, 0, 255, out=images), boxes
+        return np.clip(images, 0, 255, out=images).astype(np.uint8).transpose(0, 2, 3, 1), boxes
 
     def _frame(self, rng: np.random.Generator, middle: Floats, patch: int) -> tuple[Floats, Floats]:
         """Randomly rotated coordinates around the middle of each object, two of `[K, P, P]`, in pixels."""
@@ -185,7 +184,7 @@ class Painter:
         return shade
 
     def _background(self, rng: np.random.Generator, number: int) -> Floats:
-        """Grey with gradients, blotches, lines and a weak tint, `[number, side, side, 3]`, about 0.1 to 0.8."""
+        """Grey with gradients, blotches, lines and a weak tint, 0.1 to 0.8, `[number, 3, side, side]`."""
         side = self.side
         grey: Floats = _uniform(rng, 0.28, 0.52, (number, 1, 1))
         grid = np.arange(side, dtype=np.float32) - np.float32((side - 1) / 2)
@@ -195,16 +194,16 @@ class Painter:
             distance = np.abs(np.cos(angle) * grid[:, None] + np.sin(angle) * grid - offset)
             strength = _uniform(rng, -0.18, 0.18, (number, 1, 1)) * np.float32(self.noise)
             grey = grey + strength * np.clip(np.float32(side / 32 + 0.2) - distance, 0, 1)
-        blotches = np.zeros((number, side, side, 3), np.float32)
+        result = np.zeros((number, 3, side, side), np.float32)
         for cells, contrast in ((2, 0.16), (7, 0.09)):
             weights = _interpolation(side, cells)
-            knots = _uniform(rng, -contrast, contrast, (number, cells, cells, 1))
-            knots = knots + _uniform(rng, -0.04, 0.04, (number, cells, cells, 3))
-            rows = weights @ knots.reshape(number, cells, cells * 3)
-            blotches += (weights @ rows.reshape(number * side, cells, 3)).reshape(blotches.shape)
-        blotches *= np.float32(self.noise)
-        blotches += grey[..., None]
-        return blotches
+            knots = _uniform(rng, -contrast, contrast, (number, 1, cells, cells))
+            knots = knots + _uniform(rng, -0.04, 0.04, (number, 3, cells, cells))
+            columns = knots.reshape(-1, cells) @ weights.T
+            result += weights @ columns.reshape(number, 3, cells, side)
+        result *= np.float32(self.noise)
+        result += grey[:, None]
+        return result
 
 
 def _uniform(rng: np.random.Generator, low: float, high: float, shape: tuple[int, ...]) -> Floats:

@@ -223,13 +223,13 @@ def _make(
 
 def _draw(
     spec: GeometrySpec, rng: np.random.Generator, objects: Ints
-) -> tuple[NDArray[np.float32], Ints, NDArray[np.float32]]:
+) -> tuple[NDArray[np.uint8], Ints, NDArray[np.float32]]:
     """Place, shuffle and paint the objects; those without room become -1 and come last."""
     number, most = objects.shape[:2]
     ranges = np.array([SIZES[name] for name in spec.sizes], np.float32) * np.float32(spec.size / 32)
-    low, high = (np.take(ranges[:, end], objects[:, :, 0]) for end in (0, 1))
+    low, high = ranges.T[:, objects[:, :, 0]]
     radius = (low + (high - low) * rng.random((number, most), np.float32)).astype(np.float32)
-    wanted = np.arange(most) < rng.integers(spec.min_objects, spec.max_objects + 1, number)[:, None]
+    wanted = np.arange(most) < rng.integers(spec.min_objects, spec.max_objects + 1, (number, 1))
     centre, placed = place(rng, spec.size, radius, wanted)
     order = np.argsort(rng.random((number, most)) + ~placed, axis=1)
     objects = np.take_along_axis(objects, order[..., None], axis=1)
