@@ -30,7 +30,13 @@ def shortcut(in_channels: int, out_channels: int, stride: int) -> nn.Module:
 
 
 def residual_block(
-    in_channels: int, out_channels: int, *, groups: Subset, group_channels: int, kernel_size: int = 3, stride: int = 1
+    in_channels: int,
+    out_channels: int,
+    *,
+    groups: Subset,
+    group_channels: int,
+    kernel_sizes: tuple[int, int] = (3, 3),
+    stride: int = 1,
 ) -> Residual:
     """Build a two-convolution residual block with elastic inner channels.
 
@@ -39,7 +45,7 @@ def residual_block(
         out_channels: Channels of the outgoing stream.
         groups: Which groups of inner channels are on.
         group_channels: Inner channels per group; 8 suits real devices, 4 tiny networks.
-        kernel_size: Odd kernel of both convolutions.
+        kernel_sizes: Odd kernels of the two convolutions.
         stride: Stride of the first convolution.
 
     Returns:
@@ -49,10 +55,10 @@ def residual_block(
     width = Width(groups, inner, group_channels)
     body = nn.Sequential(
         OrderedDict(
-            conv1=ElasticConv2d(in_channels, inner, kernel_size, stride=stride, width_out=width),
+            conv1=ElasticConv2d(in_channels, inner, kernel_sizes[0], stride=stride, width_out=width),
             norm1=ElasticBatchNorm2d(inner, width=width),
             act1=nn.ReLU(),
-            conv2=ElasticConv2d(inner, out_channels, kernel_size, width_in=width),
+            conv2=ElasticConv2d(inner, out_channels, kernel_sizes[1], width_in=width),
             norm2=ElasticBatchNorm2d(out_channels),
         )
     )

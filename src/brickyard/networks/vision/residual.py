@@ -25,6 +25,7 @@ def residual_cnn(
     group_channels: tuple[int, ...],
     stem_stride: int = 1,
     stem_kernel: int = 3,
+    block_kernels: tuple[int, int] = (3, 3),
     stage_strides: tuple[int, ...] | None = None,
 ) -> Network:
     """Build a residual CNN; every block owns one `Subset` named `stage<i>.block<j>`.
@@ -40,6 +41,7 @@ def residual_cnn(
         group_channels: Channels per group, for each stage.
         stem_stride: Stride of the first convolution.
         stem_kernel: Odd kernel of the first convolution.
+        block_kernels: Odd kernels of a block's two convolutions.
         stage_strides: Stride of each stage's first block; 1 then 2s if None.
 
     Returns:
@@ -60,7 +62,14 @@ def residual_cnn(
             groups = Subset(f"stage{stage}.block{block}", groups_per_block[stage])
             stride = strides[stage] if block == 0 else 1
             blocks.append(
-                residual_block(channels, width, groups=groups, group_channels=group_channels[stage], stride=stride)
+                residual_block(
+                    channels,
+                    width,
+                    groups=groups,
+                    group_channels=group_channels[stage],
+                    kernel_sizes=block_kernels,
+                    stride=stride,
+                )
             )
             channels = width
         stages.append(nn.Sequential(*blocks))

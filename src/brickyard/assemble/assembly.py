@@ -1,0 +1,123 @@
+"""A trained assembler at work: from a task and a limit to a config, without torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from brickyard.assemble.assembler import ASSEMBLERS, Floats, limit_features
+from brickyard.assemble.ceiling import open_bricks
+from brickyard.core.config import Config
+from brickyard.core.decision import Subset
+from brickyard.core.space import Space
+
+Mask = npt.NDArray[np.bool_]
+
+
+def block_subsets(space: Space) -> list[Subset]:
+    """Return the subsets that an assembler decides: all but the head's classes, in the order of the space."""
+    return [decision for decision in space if isinstance(decision, Subset) and decision.name != "classes"]
+
+
+def raise_floors(logits: Floats, subsets: Sequence[Subset]) -> Floats:
+    """Lift the best bricks of blocks that must keep some above all others.
+
+    Args:
+        logits: `[batch, bricks]`.
+        subsets: The blocks in the order of the logits.
+
+    Returns:
+        Logits in which the `minimum` best bricks of each block rank first and are positive.
+    """
+    if not any(subset.minimum for subset in subsets):
+        return logits
+    lifted, start = logits.copy(), 0
+    for subset in subsets:
+        if subset.minimum:
+            part = lifted[:, start : start + subset.count]
+            best = np.argsort(-part, axis=1, kind="stable")[:, : subset.minimum]
+            np.put_along_axis(part, best, np.take_along_axis(part, best, axis=1).clip(0) + 1e3, axis=1)
+        start += subset.count
+    return lifted
+
+
+@dataclass(frozen=True)
+class Assembly:
+    """An assembler bound to the bricks it opens.
+
+    Attributes:
+        kind: Name of the assembler.
+        weights: Its weights.
+        space: Space of the network.
+        costs: Share of the whole network's MACs that each brick costs, `[bricks]`.
+        fixed_cost: Share that is always on.
+    """
+
+    kind: str
+    weights: Mapping[str, Floats]
+    space: Space
+    costs: Floats
+    fixed_cost: float
+
+    @property
+    def subsets(self) -> list[Subset]:
+        """The blocks, in the order of the logits."""
+        return block_subsets(self.space)
+
+    def logits(self, task: Floats, limits: Sequence[float] | Floats) -> Floats:
+        """Compute one logit per brick.
+
+        Args:
+            task: Multi-hot task `[words]`.
+            limits: Shares of all MACs in (0, 1], `[batch]`.
+
+        Returns:
+            Logits `[batch, bricks]`.
+        """
+        features = limit_features(np.asarray(limits, dtype=np.float32))
+        tasks = np.broadcast_to(task, (len(features), len(task)))
+        logits: Floats = ASSEMBLERS[self.kind](self.weights, tasks, features)
+        return raise_floors(logits, self.subsets)
+
+    def masks(self, logits: Floats, limits: Sequence[float] | Floats) -> Mask:
+        """Open bricks under the ceiling.
+
+        Args:
+            logits: `[batch, bricks]`.
+            limits: Shares of all MACs, `[batch]`.
+
+        Returns:
+            Whether each brick is on, `[batch, bricks]`.
+        """
+        budget = np.asarray(limits, dtype=np.float32) - np.float32(self.fixed_cost)
+        return open_bricks(logits, self.costs, budget)
+
+    def config(self, mask: Mask, others: Mapping[str, Any]) -> Config:
+        """Turn a mask into a config.
+
+        Args:
+            mask: Whether each brick is on, `[bricks]`.
+            others: Values of the decisions that the assembler does not make.
+
+        Returns:
+            The config, checked.
+        """
+        values, start = dict(others), 0
+        for subset in self.subsets:
+            part = mask[start : start + subset.count]
+            values[subset.name] = tuple(int(index) for index in np.flatnonzero(part))
+            start += subset.count
+        return self.space.check(values)
+
+    def mask(self, config: Mapping[str, Any]) -> Mask:
+        """Turn a config back into a mask `[bricks]`."""
+        parts = []
+        for subset in self.subsets:
+            part = np.zeros(subset.count, dtype=np.bool_)
+            part[list(config[subset.name])] = True
+            parts.append(part)
+        return np.concatenate(parts)

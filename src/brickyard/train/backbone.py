@@ -1,0 +1,135 @@
+"""Stage 0: train the ungated backbone to see every property or class, before gates and assembler join in."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from brickyard.core.errors import TrainError
+from brickyard.core.network import Network
+from brickyard.train.checkpoint import load_checkpoint, save_checkpoint
+from brickyard.train.joint import Augment, Batch, Batches, Record, RecordMeans, TrainSettings, one_cycle, place_cells
+
+
+class BackboneTraining:
+    """Trains all bricks together: every property of every object, or the class of every picture.
+
+    For properties a temporary head scores all words at every place: at the centres of objects where boxes are known, and
+    over the whole picture by the maximum. For classes the network's own head is trained.
+
+    Args:
+        network: The supernet with everything on, changed in place; its root has the parts `stem`, `stages` and `head`.
+        group_sizes: Values of each property, None for classes.
+        batches: Gives pictures.
+        settings: The run; limits and assembler play no part.
+        folder: Where the checkpoint lies; None for none.
+        augment: Changes a batch of pictures at random.
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        *,
+        group_sizes: Sequence[int] | None,
+        batches: Batches,
+        settings: TrainSettings,
+        folder: Path | None = None,
+        augment: Augment | None = None,
+    ) -> None:
+        self.network, self.group_sizes = network, group_sizes
+        self.batches, self.settings, self.augment = batches, settings, augment
+        self.path = None if folder is None else folder / "backbone.safetensors"
+        self.device = next(network.parameters()).device
+        self.words: nn.Module = nn.Identity()
+        if group_sizes is not None:
+            channels = network.root.get_submodule("head.score").weight.shape[1]  # type: ignore[index, union-attr]
+            self.words = nn.Conv2d(int(channels), sum(group_sizes), 1).to(self.device)
+        self.optimizer = torch.optim.AdamW(
+            [*network.parameters(), *self.words.parameters()], weight_decay=settings.weight_decay
+        )
+        self.step = 0
+
+    def run(self, *, record_every: int = 50) -> Iterator[Record]:
+        """Train to the end, or from where a checkpoint left off.
+
+        Args:
+            record_every: Steps per record.
+
+        Yields:
+            Means over the steps since the last record; the accuracy is that of the words or classes.
+
+        Raises:
+            TrainError: The loss is not finite.
+        """
+        modules = {"network": self.network, "words": self.words}
+        identity = {**self.settings.to_json(), "stage": "backbone"}
+        if self.path is not None and self.path.is_file():
+            self.step = load_checkpoint(self.path, modules=modules, optimizer=self.optimizer, settings=identity)
+        self.network.train()
+        means = RecordMeans()
+        while self.step < self.settings.steps:
+            means.add(*self._one_step())
+            self.step += 1
+            last = self.step == self.settings.steps
+            if self.path is not None and (last or self.step % self.settings.checkpoint_every == 0):
+                save_checkpoint(
+                    self.path, modules=modules, optimizer=self.optimizer, step=self.step, settings=identity
+                )
+            if last or self.step % record_every == 0:
+                yield means.take(self.step)
+        self.network.eval()
+
+    def _one_step(self) -> tuple[float, float, float]:
+        settings = self.settings
+        rng = np.random.default_rng([settings.seed, self.step, 1])
+        batch = self.batches(self.step, rng)
+        pictures = batch.pictures.to(self.device)
+        if self.augment is not None:
+            pictures = self.augment(pictures, torch.Generator().manual_seed(int(rng.integers(2**62))))
+        if self.group_sizes is None:
+            labels = torch.from_numpy(batch.objects[:, 0, 0].astype(np.int64)).to(self.device)
+            scores = self.network(pictures)
+            loss = F.cross_entropy(scores, labels, label_smoothing=settings.label_smoothing)
+            accuracy = float((scores.argmax(1) == labels).float().mean())
+        else:
+            loss, accuracy = self._words(pictures, batch)
+        for group in self.optimizer.param_groups:
+            group["lr"] = settings.learning_rate * one_cycle(self.step, settings.steps)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        nn.utils.clip_grad_norm_(self.network.parameters(), settings.clip)
+        self.optimizer.step()
+        value = float(loss.detach())
+        if not np.isfinite(value):
+            raise TrainError(f"the loss is {value} at step {self.step}; lower the learning rate and start anew")
+        return value, accuracy, 1.0
+
+    def _words(self, pictures: Tensor, batch: Batch) -> tuple[Tensor, float]:
+        assert self.group_sizes is not None
+        root = self.network.root
+        maps = self.words(root.get_submodule("stages")(root.get_submodule("stem")(pictures))).float()
+        starts = np.concatenate([[0], np.cumsum(self.group_sizes)[:-1]])
+        samples, objects = np.nonzero(batch.objects[:, :, 0] >= 0)
+        values = batch.objects[samples, objects].astype(np.int64)
+        present = np.zeros((len(pictures), sum(self.group_sizes)), dtype=np.float32)
+        for group, start in enumerate(starts):
+            present[samples, start + values[:, group]] = 1
+        wanted = torch.from_numpy(present).to(maps.device)
+        whole = maps.amax((2, 3))
+        loss = F.binary_cross_entropy_with_logits(whole, wanted)
+        if batch.boxes is None:
+            return loss, float(((whole > 0) == (wanted > 0.5)).float().mean())
+        rows, columns = place_cells(batch.boxes[samples, objects], maps.shape[2], maps.shape[3])
+        there = maps[samples, :, rows, columns]
+        right = []
+        for group, (start, size) in enumerate(zip(starts, self.group_sizes, strict=True)):
+            scores = there[:, int(start) : int(start) + size]
+            labels = torch.from_numpy(values[:, group]).to(maps.device)
+            loss = loss + F.cross_entropy(scores, labels)
+            right.append((scores.argmax(1) == labels).float().mean())
+        return loss, float(torch.stack(right).mean())

@@ -1,0 +1,81 @@
+"""Checkpoints of a training run: weights and optimizer state as safetensors, so that a killed run goes on bit-exactly.
+
+No state of a random generator is kept: every step draws from generators seeded by (seed, step).
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load, save
+from torch import Tensor, nn
+
+from brickyard.core.errors import TrainError
+from brickyard.core.files import write_bytes
+
+
+def save_checkpoint(
+    path: Path, *, modules: dict[str, nn.Module], optimizer: torch.optim.Optimizer, step: int, settings: dict[str, Any]
+) -> None:
+    """Write a checkpoint whole or not at all.
+
+    Args:
+        path: The file.
+        modules: Modules whose state dicts are kept, by name.
+        optimizer: Its state is kept in the order of its parameters.
+        step: Steps done.
+        settings: Settings of the run; a checkpoint resumes only a run with equal ones.
+    """
+    tensors: dict[str, Tensor] = {}
+    for name, module in modules.items():
+        tensors.update({f"module.{name}.{key}": value.contiguous() for key, value in module.state_dict().items()})
+    for index, entries in optimizer.state_dict()["state"].items():
+        tensors.update({f"optimizer.{index}.{key}": torch.as_tensor(value) for key, value in entries.items()})
+    metadata = {"step": str(step), "settings": json.dumps(settings, sort_keys=True)}
+    write_bytes(path, save(tensors, metadata))
+
+
+def load_checkpoint(
+    path: Path, *, modules: dict[str, nn.Module], optimizer: torch.optim.Optimizer, settings: dict[str, Any]
+) -> int:
+    """Restore what `save_checkpoint` wrote.
+
+    Args:
+        path: The file.
+        modules: Modules to fill, by the same names.
+        optimizer: Optimizer over the same parameters in the same order.
+        settings: Settings of this run.
+
+    Returns:
+        The number of steps done.
+
+    Raises:
+        TrainError: The checkpoint is of a run with other settings.
+    """
+    content = path.read_bytes()
+    length = int.from_bytes(content[:8], "little")
+    metadata = json.loads(content[8 : 8 + length])["__metadata__"]
+    kept = json.loads(metadata["settings"])
+    wanted = json.loads(json.dumps(settings))
+    if kept != wanted:
+        differing = sorted(key for key in {*kept, *wanted} if kept.get(key) != wanted.get(key))
+        raise TrainError(
+            f"{path} is a checkpoint of a run with other settings ({', '.join(differing)} differ); repeat the former "
+            "settings, or remove the folder to start anew"
+        )
+    tensors = load(content)
+    for name, module in modules.items():
+        prefix = f"module.{name}."
+        module.load_state_dict({k[len(prefix) :]: v for k, v in tensors.items() if k.startswith(prefix)})
+    state: dict[int, dict[str, Tensor]] = {}
+    for key, value in tensors.items():
+        if key.startswith("optimizer."):
+            _, index, name = key.split(".", 2)
+            state.setdefault(int(index), {})[name] = value
+    full = optimizer.state_dict()
+    full["state"] = state
+    optimizer.load_state_dict(full)
+    return int(metadata["step"])

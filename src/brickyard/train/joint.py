@@ -1,0 +1,402 @@
+"""Joint training of a supernet and its assembler (an implementation of the idea of arXiv 2308.15003).
+
+Every picture of a batch gets a task and a limit of its own; the assembler turns them into gates that multiply the
+activations of the bricks, so one dense forward pass trains many subnets and mixes them without bias. The limit is
+annealed from 1 downwards. What is a reconstruction, because only the paper's abstract is public: the loss, the schedule,
+the ceiling and the additive assembler.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from brickyard.core.decision import Choice, Subset
+from brickyard.core.errors import TrainError
+from brickyard.core.network import Network
+from brickyard.train.checkpoint import load_checkpoint, save_checkpoint
+from brickyard.train.tasks import Questions
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainSettings:
+    """Everything that decides a joint training run.
+
+    Attributes:
+        steps: Optimizer steps.
+        batch_size: Pictures per step.
+        learning_rate: Peak rate of the supernet, one-cycle schedule.
+        assembler_rate: Peak rate of the assembler.
+        weight_decay: Of the supernet; the assembler has none.
+        clip: Largest gradient norm.
+        lowest_limit: Smallest limit that is trained, share of all MACs.
+        anneal: Share of the steps over which the lower end of the limits falls from 1 to `lowest_limit`.
+        penalty: Weight of the hinge on the cost, for discretisers that need one.
+        places: Weight of the loss at the places of the objects, where boxes are known and the head scores places.
+        distill: Weight of the distillation from the same network with everything its task opens at limit 1, 0 for none.
+        label_smoothing: Of the cross entropy.
+        precision: `fp32`, or `bf16` for mixed precision.
+        seed: Seed of weights and draws.
+        checkpoint_every: Steps between checkpoints.
+    """
+
+    steps: int = 6000
+    batch_size: int = 64
+    learning_rate: float = 4e-3
+    assembler_rate: float = 4e-3
+    weight_decay: float = 1e-4
+    clip: float = 5.0
+    lowest_limit: float = 0.1
+    anneal: float = 0.2
+    penalty: float = 10.0
+    places: float = 1.0
+    distill: float = 0.0
+    label_smoothing: float = 0.0
+    precision: Literal["fp32", "bf16"] = "fp32"
+    seed: int = 0
+    checkpoint_every: int = 500
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the settings as JSON values."""
+        return asdict(self)
+
+    def __post_init__(self) -> None:
+        """Check the ranges.
+
+        Raises:
+            TrainError: A value is out of range.
+        """
+        positive = ("steps", "batch_size", "learning_rate", "assembler_rate", "clip", "checkpoint_every")
+        for name in positive:
+            if not getattr(self, name) > 0:
+                raise TrainError(f"{name} = {getattr(self, name)} must be above 0")
+        for name in ("lowest_limit", "anneal"):
+            if not 0 < getattr(self, name) <= 1:
+                raise TrainError(f"{name} = {getattr(self, name)} must lie in (0, 1]")
+        if self.precision not in ("fp32", "bf16"):
+            raise TrainError(f"precision = {self.precision!r} must be 'fp32' or 'bf16'")
+
+
+@dataclass(frozen=True)
+class Batch:
+    """The pictures of a step.
+
+    Attributes:
+        pictures: Normalised, `[batch, channels, height, width]`.
+        objects: Property values or class indices `[batch, objects, groups]`, -1 where there is no object.
+        boxes: `[batch, objects, 4]` as x0, y0, x1, y1 in shares of the picture, if known.
+    """
+
+    pictures: Tensor
+    objects: npt.NDArray[np.int16]
+    boxes: npt.NDArray[np.float32] | None = None
+
+
+class Batches(Protocol):
+    """Gives the pictures of a step."""
+
+    def __call__(self, step: int, rng: np.random.Generator) -> Batch:
+        """Return the pictures of a step, decided by the step and the generator alone."""
+
+
+Ask = Callable[[npt.NDArray[np.int16], np.random.Generator], Questions]
+Gate = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
+"""From tasks, limits and brick costs to gates and a penalty; made of assembler and discretiser."""
+
+
+Augment = Callable[[Tensor, torch.Generator], Tensor]
+"""Changes a batch of pictures at random."""
+
+
+@dataclass(frozen=True)
+class Record:
+    """Means over the steps since the last record."""
+
+    step: int
+    loss: float
+    accuracy: float
+    open_share: float
+    seconds: float
+
+
+class RecordMeans:
+    """Collects values of steps and gives their means."""
+
+    def __init__(self) -> None:
+        self._reset()
+
+    def _reset(self) -> None:
+        self.sums, self.count, self.started = np.zeros(3), 0, time.perf_counter()
+
+    def add(self, loss: float, accuracy: float, open_share: float) -> None:
+        """Add the values of one step."""
+        self.sums, self.count = self.sums + (loss, accuracy, open_share), self.count + 1
+
+    def take(self, step: int) -> Record:
+        """Return the means since the last call and start anew."""
+        loss, accuracy, open_share = (float(value) for value in self.sums / self.count)
+        record = Record(step, loss, accuracy, open_share, time.perf_counter() - self.started)
+        self._reset()
+        return record
+
+
+def one_cycle(step: int, steps: int) -> float:
+    """Return the factor of the learning rate: linear rise over the first tenth, cosine fall to zero."""
+    progress = (step + 0.5) / steps
+    return progress / 0.1 if progress < 0.1 else 0.5 * (1 + math.cos(math.pi * (progress - 0.1) / 0.9))
+
+
+def place_cells(
+    boxes: npt.NDArray[np.float32], height: int, width: int
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Return rows and columns of the cells of a `height` x `width` map that the centres of boxes fall into.
+
+    Args:
+        boxes: `[boxes, 4]` as x0, y0, x1, y1 in shares of the picture.
+        height: Rows of the map.
+        width: Columns of the map.
+    """
+    centers = (boxes[:, :2] + boxes[:, 2:]) / 2
+    rows = np.minimum((centers[:, 1] * height).astype(np.int64), height - 1)
+    return rows, np.minimum((centers[:, 0] * width).astype(np.int64), width - 1)
+
+
+class JointTraining:
+    """A run that can be stopped at any time and resumed.
+
+    Args:
+        network: The supernet, changed in place.
+        assembler: A module called with `(tasks, features)`-like arguments by `gate`; only its parameters are used here.
+        gate: Turns tasks, limits and costs into gates and a penalty.
+        costs: MACs of each brick as shares of all MACs, in the order of the space's block subsets, `[bricks]`.
+        fixed_cost: Share of the MACs that is always on.
+        batches: Gives pictures.
+        ask: Gives tasks.
+        settings: The run.
+        folder: Where checkpoints lie; None for none.
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        assembler: nn.Module,
+        *,
+        gate: Gate,
+        costs: npt.NDArray[np.float32],
+        fixed_cost: float,
+        batches: Batches,
+        ask: Ask,
+        settings: TrainSettings,
+        folder: Path | None = None,
+        augment: Augment | None = None,
+    ) -> None:
+        self.network, self.assembler, self.gate = network, assembler, gate
+        self.device = next(network.parameters()).device
+        self.costs = torch.from_numpy(costs).to(self.device)
+        self.fixed_cost, self.batches, self.ask = fixed_cost, batches, ask
+        self.settings, self.folder, self.augment = settings, folder, augment
+        self.subsets = block_subsets(network)
+        self.optimizer = torch.optim.AdamW(
+            [
+                {"params": list(network.parameters()), "weight_decay": settings.weight_decay},
+                {"params": list(assembler.parameters()), "weight_decay": 0.0},
+            ]
+        )
+        self.step = 0
+
+    @property
+    def _checkpoint(self) -> Path | None:
+        return None if self.folder is None else self.folder / "checkpoint.safetensors"
+
+    def _identity(self) -> dict[str, Any]:
+        return {"builder": self.network.builder, **self.network.arguments, **self.settings.to_json()}
+
+    def resume(self) -> bool:
+        """Load the checkpoint of the folder, if there is one.
+
+        Returns:
+            Whether there was one.
+
+        Raises:
+            TrainError: It belongs to other settings.
+        """
+        path = self._checkpoint
+        if path is None or not path.is_file():
+            return False
+        modules = {"network": self.network, "assembler": self.assembler}
+        self.step = load_checkpoint(path, modules=modules, optimizer=self.optimizer, settings=self._identity())
+        return True
+
+    def save(self) -> None:
+        """Write a checkpoint, if there is a folder."""
+        if self._checkpoint is not None:
+            modules = {"network": self.network, "assembler": self.assembler}
+            save_checkpoint(
+                self._checkpoint,
+                modules=modules,
+                optimizer=self.optimizer,
+                step=self.step,
+                settings=self._identity(),
+            )
+
+    def _limits(self, count: int, rng: np.random.Generator) -> npt.NDArray[np.float32]:
+        settings = self.settings
+        progress = min(1.0, self.step / max(1.0, settings.anneal * settings.steps))
+        low = 1.0 - (1.0 - settings.lowest_limit) * progress
+        limits = rng.uniform(low, 1.0, count)
+        draw = rng.random(count)
+        limits[draw < 0.1] = 1.0
+        limits[draw > 0.85] = low
+        return limits.astype(np.float32)
+
+    def _forward(self, pictures: Tensor, tasks: Tensor, limits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        gates, penalty = self.gate(tasks, limits - self.fixed_cost, self.costs)
+        scores = self.network_scores(pictures, gates)
+        return scores, gates, penalty
+
+    def network_scores(self, pictures: Tensor, gates: Tensor) -> Tensor:
+        """Compute the scores of a batch whose samples have their own gates `[batch, bricks]`."""
+        with self.network.gated(split_gates(gates, self.subsets)):
+            scores: Tensor = self.network(pictures)
+        return scores
+
+    def _choose(self, rng: np.random.Generator) -> None:
+        """Draw the choices (depths, kernels) of this step; the largest for a third of the steps."""
+        largest = rng.random() < 1 / 3
+        for decision in self.network.space:
+            if isinstance(decision, Choice):
+                decision.value = decision.largest() if largest else decision.values[rng.integers(decision.size)]
+
+    def _one_step(self) -> tuple[float, float, float]:
+        settings = self.settings
+        rng = np.random.default_rng([settings.seed, self.step])
+        torch.manual_seed(int(rng.integers(2**62)))
+        batch = self.batches(self.step, rng)
+        questions = self.ask(batch.objects, rng)
+        pictures = batch.pictures.to(self.device)
+        if self.augment is not None:
+            pictures = self.augment(pictures, torch.Generator().manual_seed(int(rng.integers(2**62))))
+        tasks = torch.from_numpy(questions.tasks).to(self.device)
+        labels = torch.from_numpy(questions.labels).to(self.device)
+        limits = torch.from_numpy(self._limits(len(labels), rng)).to(self.device)
+        self._choose(rng)
+        mixed = torch.autocast(self.device.type, torch.bfloat16) if settings.precision == "bf16" else nullcontext()
+        with mixed, score_map(self.network) as maps:
+            scores, gates, penalty = self._forward(pictures, tasks, limits)
+            place_loss = settings.places * _place_loss(maps, batch, questions) if settings.places > 0 else 0.0
+            teacher = None
+            if settings.distill > 0:
+                with torch.no_grad():
+                    teacher = self._forward(pictures, tasks, torch.ones_like(limits))[0].float()
+        scores = self._mask(scores.float(), questions)
+        loss = F.cross_entropy(scores, labels, label_smoothing=settings.label_smoothing)
+        total = loss + settings.penalty * penalty + place_loss
+        if teacher is not None:
+            target = self._mask(teacher, questions).softmax(1)
+            total = total + settings.distill * -(target * scores.log_softmax(1).clamp(min=-50)).sum(1).mean()
+        for group, peak in zip(
+            self.optimizer.param_groups, (settings.learning_rate, settings.assembler_rate), strict=True
+        ):
+            group["lr"] = peak * one_cycle(self.step, settings.steps)
+        self.optimizer.zero_grad(set_to_none=True)
+        total.backward()  # type: ignore[no-untyped-call]
+        nn.utils.clip_grad_norm_(self.network.parameters(), settings.clip)
+        nn.utils.clip_grad_norm_(self.assembler.parameters(), settings.clip)
+        self.optimizer.step()
+        accuracy = float((scores.argmax(1) == labels).float().mean())
+        open_share = float((gates.detach() @ self.costs).mean()) + self.fixed_cost
+        return float(loss.detach()), accuracy, open_share
+
+    def _mask(self, scores: Tensor, questions: Questions) -> Tensor:
+        if questions.allowed is None:
+            return scores
+        return scores.masked_fill(torch.from_numpy(~questions.allowed).to(scores.device), -1e4)
+
+    def run(self, *, record_every: int = 50) -> Iterator[Record]:
+        """Train to the end, or from where a checkpoint left off.
+
+        Args:
+            record_every: Steps per record.
+
+        Yields:
+            Means over the steps since the last record.
+
+        Raises:
+            TrainError: The loss is not finite; the last checkpoint stays.
+        """
+        self.network.train()
+        means = RecordMeans()
+        while self.step < self.settings.steps:
+            values = self._one_step()
+            if not np.isfinite(values[0]):
+                raise TrainError(f"the loss is {values[0]} at step {self.step}; lower the learning rate and start anew")
+            means.add(*values)
+            self.step += 1
+            if self.step % self.settings.checkpoint_every == 0 or self.step == self.settings.steps:
+                self.save()
+            if self.step % record_every == 0 or self.step == self.settings.steps:
+                means = sums / since
+                yield Record(self.step, *map(float, means), seconds=time.perf_counter() - started)
+                means = RecordMeans()
+        self.network.configure(self.network.space.largest())
+        self.network.eval()
+
+
+def block_subsets(network: Network) -> list[Subset]:
+    """Return the subsets that an assembler decides: all but the head's classes, in the order of the space."""
+    return [decision for decision in network.space if isinstance(decision, Subset) and decision.name != "classes"]
+
+
+def split_gates(gates: Tensor, subsets: list[Subset]) -> Mapping[str, Tensor]:
+    """Split gates `[batch, bricks]` into those of each subset."""
+    parts = gates.split([subset.count for subset in subsets], dim=1)
+    return {subset.name: part for subset, part in zip(subsets, parts, strict=True)}
+
+
+@contextmanager
+def score_map(network: Network) -> Iterator[list[Tensor]]:
+    """Collect, inside a `with` block, the maps of scores by place that a head named `head.score` gives."""
+    maps: list[Tensor] = []
+    head = getattr(network.root, "head", None)
+    score = getattr(head, "score", None)
+    if not isinstance(score, nn.Module):
+        yield maps
+        return
+    handle = score.register_forward_hook(lambda _module, _inputs, output: maps.append(output))
+    try:
+        yield maps
+    finally:
+        handle.remove()
+
+
+def _place_loss(maps: list[Tensor], batch: Batch, questions: Questions) -> Tensor | float:
+    """Cross entropy of the scores at the centres of objects, and at places without any, which never answer.
+
+    A box says where an object is, so the question can be answered there; this credits the right place and trains
+    several times faster than the maximum over the picture alone.
+    """
+    if not maps or batch.boxes is None or questions.hits is None:
+        return 0.0
+    scores = maps[0][:, 0].float()
+    height, width = scores.shape[1:]
+    samples, objects = np.nonzero(batch.objects[:, :, 0] >= 0)
+    at = (samples, *place_cells(batch.boxes[samples, objects], height, width))
+    hit = torch.from_numpy(questions.hits[samples, objects].astype(np.float32)).to(scores.device)
+    loss = F.binary_cross_entropy_with_logits(scores[at], hit)
+    empty = np.ones(scores.shape, dtype=np.bool_)
+    for row in (-1, 0, 1):
+        for column in (-1, 0, 1):
+            empty[at[0], np.clip(at[1] + row, 0, height - 1), np.clip(at[2] + column, 0, width - 1)] = False
+    elsewhere = scores[torch.from_numpy(empty).to(scores.device)]
+    return loss + 0.5 * F.softplus(elsewhere).mean()

@@ -1,0 +1,109 @@
+"""Which task each picture of a training batch is asked: half of the questions have the answer yes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from brickyard.core.errors import TaskError
+from brickyard.core.task import Task, Vocabulary
+
+Ints = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Questions:
+    """One task per picture of a batch.
+
+    Attributes:
+        tasks: Multi-hot task vectors `[batch, words]`, float32.
+        labels: The right output index `[batch]`: absent 0 or present 1, or the index of the class.
+        allowed: For class tasks, which outputs belong to the task `[batch, classes]`; None for property tasks.
+        hits: For property tasks, which objects of the picture answer it `[batch, objects]`; None for class tasks.
+    """
+
+    tasks: npt.NDArray[np.float32]
+    labels: Ints
+    allowed: npt.NDArray[np.bool_] | None = None
+    hits: npt.NDArray[np.bool_] | None = None
+
+
+class PropertyQuestions:
+    """Draws property tasks: present ones for half of the pictures, mostly near misses for the others.
+
+    Args:
+        vocabulary: Of kind `properties`.
+        tasks: The tasks that may be asked while training.
+        near_share: Share of the absent questions that share all but one property with an object of the picture.
+    """
+
+    def __init__(self, vocabulary: Vocabulary, tasks: Sequence[Task], *, near_share: float = 0.8) -> None:
+        if not tasks:
+            raise TaskError("no tasks to train; give at least one")
+        self.vectors = np.stack([task.vector(vocabulary) for task in tasks])
+        self.values = np.full((len(tasks), len(vocabulary.sizes)), -1, dtype=np.int64)
+        for row, task in enumerate(tasks):
+            for group, value in task.values(vocabulary).items():
+                self.values[row, group] = value
+        self.lengths = (self.values >= 0).sum(1)
+        self.near_share = near_share
+
+    def __call__(self, objects: npt.NDArray[np.int16], rng: np.random.Generator) -> Questions:
+        """Ask each picture one task.
+
+        Args:
+            objects: Property values `[batch, objects, groups]`, -1 where there is no object.
+            rng: Source of the draw.
+
+        Returns:
+            Tasks and labels.
+        """
+        agree = (objects[:, :, None, :] == self.values) & (self.values >= 0)
+        shared = agree.sum(-1)
+        best = shared.max(1)
+        holds = best == self.lengths
+        near = best == self.lengths - 1
+        noise = rng.random(holds.shape, dtype=np.float32)
+        wants = rng.random(len(objects)) < 0.5
+        close = rng.random(len(objects)) < self.near_share
+        pool = np.where(wants[:, None], holds, np.where(close[:, None], near, ~holds))
+        chosen = (noise + pool).argmax(1)
+        rows = np.arange(len(objects))
+        hits = shared[rows, :, chosen] == self.lengths[chosen, None]
+        return Questions(self.vectors[chosen], holds[rows, chosen].astype(np.int64), hits=hits)
+
+
+class ClassQuestions:
+    """Draws class subsets that contain the class of the picture.
+
+    Args:
+        num_classes: Number of classes.
+        smallest: Fewest classes of a subset.
+        all_share: Share of the pictures that are asked about all classes.
+    """
+
+    def __init__(self, num_classes: int, *, smallest: int = 2, all_share: float = 0.15) -> None:
+        self.num_classes, self.smallest, self.all_share = num_classes, smallest, all_share
+
+    def __call__(self, objects: npt.NDArray[np.int16], rng: np.random.Generator) -> Questions:
+        """Ask each picture for one of a few classes.
+
+        Args:
+            objects: Class indices `[batch, 1, 1]`.
+            rng: Source of the draw.
+
+        Returns:
+            Tasks, labels and allowed outputs.
+        """
+        labels = objects[:, 0, 0].astype(np.int64)
+        rows = np.arange(len(labels))
+        noise = rng.random((len(labels), self.num_classes))
+        noise[rows, labels] = -1.0
+        sizes = rng.integers(self.smallest, self.num_classes + 1, len(labels))
+        sizes[rng.random(len(labels)) < self.all_share] = self.num_classes
+        ranks = noise.argsort(1).argsort(1)
+        allowed = ranks < sizes[:, None]
+        return Questions(allowed.astype(np.float32), labels, allowed)
