@@ -1,0 +1,286 @@
+"""The report of a made model as one self-contained HTML page: no scripts, nothing loaded from elsewhere.
+
+It is rendered inside a request on the device itself, so it is text alone: no plotting library, no template
+engine.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from brickyard.factory.pictures import bricks_svg, curve_svg, xml_text
+from brickyard.factory.records import LimitName, Report
+
+_CSS = Path(__file__).with_name("report.css")
+
+_NOT_COUNTED = (
+    "<b>Latency</b> is one picture through the model alone: decoding, resizing and normalising the picture "
+    "are not in it.",
+    "<b>MACs</b> are those of convolutions and linear layers; activations, pooling, additions and scalings "
+    "are not counted.",
+    "<b>Memory</b> is the weights and the live activations at the worst moment, as counted from the graph; "
+    "the runtime's own code, buffers and packed copies of weights come on top.",
+    "<b>Predictions</b> come from the device profile and the counts before the file is written; the rest "
+    "is measured on, or counted from, the file itself.",
+    "<b>The curve</b> is the mean over tasks from the factory's training; the mark is this one task.",
+)
+_NAMES: dict[LimitName, str] = {
+    "latency_ms": "Latency (p50)",
+    "macs": "MACs",
+    "parameters": "Parameters",
+    "file_bytes": "File",
+    "peak_memory_bytes": "Peak memory",
+}
+
+
+def _ms(value: float | None) -> str:
+    return "–" if value is None else f"{value:.3f} ms"
+
+
+def _bytes(value: float) -> str:
+    return f"{value / 1e6:.3f} MB" if value >= 1e6 else f"{value / 1e3:.1f} kB"
+
+
+def _count(value: float) -> str:
+    return f"{value:,.0f}"
+
+
+def _amount(name: LimitName, value: float) -> str:
+    if name == "latency_ms":
+        return _ms(value)
+    return f"{_bytes(value)} <small>({_count(value)} B)</small>" if name.endswith("bytes") else _count(value)
+
+
+def _tile(label: str, value: str, detail: str, kind: str = "") -> str:
+    return f'<div class="tile {kind}"><p>{label}</p><strong>{value}</strong><small>{detail}</small></div>'
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Build a table of ready HTML; the first column is text, the others are right-aligned."""
+    top = "".join(f"<th>{cell}</th>" for cell in head)
+    body = "".join("<tr>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>" for row in rows)
+    return f'<div class="scroll"><table><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table></div>'
+
+
+def _pairs(rows: Iterable[tuple[object, object]]) -> str:
+    cells = "".join(f"<dt>{xml_text(key)}</dt><dd>{xml_text(value)}</dd>" for key, value in rows)
+    return f"<dl>{cells}</dl>"
+
+
+def _bar(share: float) -> str:
+    return f'<i class="bar"><b style="width:{100 * min(1.0, max(0.0, share)):.1f}%"></b></i>'
+
+
+def _card(title: str, *parts: str, wide: bool = False) -> str:
+    return f'<section class="{"wide" if wide else ""}"><h2>{title}</h2>{"".join(parts)}</section>'
+
+
+def _spent(report: Report) -> dict[LimitName, float]:
+    """What the model costs, by the quantities that can be limited."""
+    return {
+        "latency_ms": report.measured.p50,
+        "macs": report.macs,
+        "parameters": report.parameters,
+        "file_bytes": report.file_bytes,
+        "peak_memory_bytes": report.peak_memory_bytes,
+    }
+
+
+def _header(report: Report, limits: dict[LimitName, float]) -> str:
+    spent = _spent(report)
+    over = [_NAMES[name] for name, ceiling in limits.items() if spent[name] > ceiling]
+    badges = []
+    if not report.feasible:
+        badges.append(("bad", "not feasible"))
+    elif over:
+        badges.append(("bad", f"feasible, but over the limit: {', '.join(over)}"))
+    elif limits:
+        badges.append(
+            ("good", f"feasible: {'limit' if len(limits) == 1 else f'all {len(limits)} limits'} met")
+        )
+    else:
+        badges.append(("good", "feasible: no limits were set"))
+    if report.known_task is not None:
+        badges.append(
+            ("", "combination known from training" if report.known_task else "combination never trained")
+        )
+    shown = "".join(f'<span class="badge {kind}">{text}</span>' for kind, text in badges)
+    facts = [f"factory <b>{xml_text(report.factory)}</b>"]
+    facts += (
+        [f"device <b>{xml_text(report.device)}</b>"] if report.device is not None else ["no device profile"]
+    )
+    facts += [
+        f"made <b>{xml_text(report.created)}</b>",
+        f"in <b>{report.seconds.get('total', 0.0):.2f} s</b>",
+    ]
+    return f"<header><h1>{xml_text(report.task)}</h1><p>{shown}</p><p>{' · '.join(facts)}</p></header>"
+
+
+def _tiles(report: Report, limits: dict[LimitName, float]) -> str:
+    measured, ceiling = report.measured, limits.get("latency_ms")
+    met = "" if ceiling is None else "good" if measured.p50 <= ceiling else "bad"
+    detail = f"p10 {_ms(measured.p10)} · p90 {_ms(measured.p90)}<br/>"
+    detail += f"{measured.runs} runs after {measured.warmup} warm-up"
+    threads = f"{measured.threads} thread" + ("s" if measured.threads != 1 else "")
+    asked = "no latency limit" if ceiling is None else "at most, median of one picture"
+    forecast = "no device profile"
+    if report.predicted.latency_ms is not None:
+        off = report.predicted.latency_ms / measured.p50 - 1 if measured.p50 > 0 else 0.0
+        forecast = f"{off:+.1%} against the measured p50"
+    rounds = "the first file was kept" if report.rounds == 1 else f"round {report.rounds} was kept"
+    tiles = [
+        _tile("Requested latency", _ms(ceiling), asked),
+        _tile("Predicted latency", _ms(report.predicted.latency_ms), f"{forecast}<br/>{rounds}"),
+        _tile("Measured latency, p50", _ms(measured.p50), f"{detail} · {threads}", met),
+    ]
+    quality = report.quality
+    if quality is None:
+        tiles.append(_tile("Quality", "–", "no labelled pictures to measure it on"))
+    else:
+        whole = "" if quality.whole is None else f"whole network {quality.whole:.3f}<br/>"
+        metric = quality.metric.replace("_", " ").capitalize()
+        source = f"{_count(quality.examples)} held-out pictures: {xml_text(quality.source)}"
+        tiles.append(_tile(metric, f"{quality.value:.3f}", whole + source))
+    return f'<div class="tiles">{"".join(tiles)}</div>'
+
+
+def _limits(report: Report, limits: dict[LimitName, float]) -> str:
+    if not limits:
+        return _card("Limits", "<p>The request set no limits.</p>", wide=True)
+    spent = _spent(report)
+    rows = []
+    for name, ceiling in limits.items():
+        used = spent[name] / ceiling
+        tag = ' <span class="badge">binding</span>' if name == report.binding_limit else ""
+        mark = '<span class="yes">met</span>' if used <= 1 else '<span class="no">exceeded</span>'
+        rows.append(
+            (
+                _NAMES[name] + tag,
+                _amount(name, ceiling),
+                _amount(name, spent[name]),
+                f"{used:.1%} {_bar(used)}",
+                mark,
+            )
+        )
+    asked = ", ".join(f"{key} {value}" for key, value in report.budget.model_dump(exclude_none=True).items())
+    note = f"<p><small>As asked: {xml_text(asked)}</small></p>"
+    return _card("Limits", _table(("Quantity", "Ceiling", "This model", "Used", ""), rows), note, wide=True)
+
+
+def _before_after(report: Report) -> str:
+    whole, guess = report.whole, report.predicted
+    latency = whole.latency_ms if report.whole_measured is None else report.whole_measured
+    kind = "predicted" if report.whole_measured is None else "measured"
+    before: dict[LimitName, float | None] = {
+        "latency_ms": latency,
+        "macs": whole.macs,
+        "parameters": whole.parameters,
+        "file_bytes": whole.file_bytes,
+        "peak_memory_bytes": whole.peak_memory_bytes,
+    }
+    after = _spent(report)
+    rows = []
+    for name, value in before.items():
+        share = f"{after[name] / value:.1%} {_bar(after[name] / value)}" if value else "–"
+        forecast: float | None = getattr(guess, name)
+        shown = "–" if value is None else _amount(name, value)
+        shown += f" <small>({kind})</small>" if name == "latency_ms" and value is not None else ""
+        told = "–" if forecast is None else _amount(name, forecast)
+        rows.append((_NAMES[name], shown, told, _amount(name, after[name]), share))
+    head = ("Quantity", "Whole network", "Predicted", "This model", "Share")
+    return _card("Before and after", _table(head, rows), wide=True)
+
+
+def _bricks(report: Report) -> str:
+    choices = "<h3>Other decisions</h3>" + _pairs(report.choices.items()) if report.choices else ""
+    if not report.blocks:
+        return _card("Bricks", "<p>This network has no subsets of bricks.</p>", choices)
+    note = f"{report.macs_share:.1%} of the whole network's MACs. One row per block, input first."
+    return _card("Bricks that are on", f"<p><small>{note}</small></p>", bricks_svg(report.blocks), choices)
+
+
+def _curve(report: Report) -> str:
+    if not report.curve:
+        return ""
+    quality = None if report.quality is None else report.quality.value
+    rows = [
+        (f"at most {point.limit:.1%}", f"{point.macs_share:.1%}", f"{point.quality:.4f}")
+        for point in sorted(report.curve, key=lambda point: point.limit)
+    ]
+    table = _table(("Limit on MACs", "MACs used", "Quality"), rows)
+    numbers = f"<details><summary>The curve in numbers</summary>{table}</details>"
+    return _card("From limit to quality", curve_svg(report.curve, (report.macs_share, quality)), numbers)
+
+
+def _per_class(report: Report) -> str:
+    quality = report.quality
+    if quality is None:
+        return ""
+    rows = [(xml_text(label), f"{recall:.4f} {_bar(recall)}") for label, recall in quality.per_class.items()]
+    whole = "" if quality.whole is None else f" Whole network for the same task: <b>{quality.whole:.4f}</b>."
+    metric = quality.metric.replace("_", " ")
+    note = f"<p>This model: {metric} <b>{quality.value:.4f}</b>.{whole}</p>"
+    return _card("Quality per label", note, _table(("Label", "Recall"), rows))
+
+
+def _checks(report: Report) -> str:
+    facts = _pairs(
+        (
+            ("Largest difference of any score", f"{report.parity_error:.2e}"),
+            ("compared with", report.parity_reference),
+            ("Rounds", report.rounds),
+            ("Seed", report.seed),
+            ("Config sha256", report.config_sha256),
+        )
+    )
+    return _card("Parity and provenance", facts, "<h3>Versions</h3>", _pairs(report.versions.items()))
+
+
+def _seconds(report: Report) -> str:
+    total = report.seconds.get("total") or sum(report.seconds.values()) or 1.0
+    rows = [
+        (
+            f"<b>{xml_text(part)}</b>" if part == "total" else xml_text(part),
+            f"{value:.4f} s {_bar(value / total)}",
+        )
+        for part, value in report.seconds.items()
+    ]
+    return _card("Time it took to make", _table(("Part", "Seconds"), rows))
+
+
+def _files(report: Report) -> str:
+    return _card("Files", _pairs(report.files.items()), "<h3>sha256</h3>", _pairs(report.sha256.items()))
+
+
+def render(report: Report) -> str:
+    """Render the report of a made model.
+
+    Args:
+        report: The record; all its text is escaped.
+
+    Returns:
+        A whole HTML page, well-formed as XML too.
+    """
+    limits = report.budget.limits(whole_macs=report.whole.macs)
+    plain = _card(
+        "What is not counted", "<ul>", *(f"<li>{line}</li>" for line in _NOT_COUNTED), "</ul>", wide=True
+    )
+    cards = (
+        _limits(report, limits),
+        _before_after(report),
+        _bricks(report),
+        _curve(report),
+        _per_class(report),
+        _seconds(report),
+        _checks(report),
+        _files(report),
+        plain,
+    )
+    title = xml_text(f"{report.task}: report of a model made by brickyard")
+    body = f'{_header(report, limits)}{_tiles(report, limits)}<div class="cards">{"".join(cards)}</div>'
+    return (
+        '<!DOCTYPE html>\n<html xmlns="http://www.w3.org/1999/xhtml" lang="en"><head><meta charset="utf-8"/>'
+        '<meta name="viewport" content="width=device-width,initial-scale=1"/>'
+        f"<title>{title}</title><style>{_CSS.read_text()}</style></head><body><main>{body}</main></body></html>\n"
+    )
