@@ -46,6 +46,9 @@ class InfeasibleError(BudgetError):
         limit: Name of the limit that binds.
         requested: The requested value of that limit.
         smallest: The smallest value that can be achieved for it.
+
+    Attributes:
+        nearest: The nearest feasible request and its costs, where it was looked for.
     """
 
     def __init__(self, message: str, *, limit: str, requested: float, smallest: float) -> None:
@@ -53,6 +56,7 @@ class InfeasibleError(BudgetError):
         self.limit = limit
         self.requested = requested
         self.smallest = smallest
+        self.nearest: dict[str, Any] | None = None
 
 
 class DeviceError(BrickyardError):

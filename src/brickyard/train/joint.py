@@ -180,7 +180,6 @@ class JointTraining:
         assembler: A module called with `(tasks, features)`-like arguments by `gate`; only its parameters are used here.
         gate: Turns tasks, limits and costs into gates and a penalty.
         costs: MACs of each brick as shares of all MACs, in the order of the space's block subsets, `[bricks]`.
-        fixed_cost: Share of the MACs that is always on.
         batches: Gives pictures.
         ask: Gives tasks.
         settings: The run.
@@ -194,7 +193,6 @@ class JointTraining:
         *,
         gate: Gate,
         costs: npt.NDArray[np.float32],
-        fixed_cost: float,
         batches: Batches,
         ask: Ask,
         settings: TrainSettings,
@@ -204,7 +202,7 @@ class JointTraining:
         self.network, self.assembler, self.gate = network, assembler, gate
         self.device = next(network.parameters()).device
         self.costs = torch.from_numpy(costs).to(self.device)
-        self.fixed_cost, self.batches, self.ask = fixed_cost, batches, ask
+        self.batches, self.ask = batches, ask
         self.settings, self.folder, self.augment = settings, folder, augment
         self.subsets = block_subsets(network)
         self.optimizer = torch.optim.AdamW(
@@ -261,7 +259,7 @@ class JointTraining:
         return limits.astype(np.float32)
 
     def _forward(self, pictures: Tensor, tasks: Tensor, limits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        gates, penalty = self.gate(tasks, limits - self.fixed_cost, self.costs)
+        gates, penalty = self.gate(tasks, limits, self.costs)
         scores = self.network_scores(pictures, gates)
         return scores, gates, penalty
 
@@ -315,7 +313,7 @@ class JointTraining:
         nn.utils.clip_grad_norm_(self.assembler.parameters(), settings.clip)
         self.optimizer.step()
         accuracy = float((scores.argmax(1) == labels).float().mean())
-        open_share = float((gates.detach() @ self.costs).mean()) + self.fixed_cost
+        open_share = float((gates.detach() @ self.costs).mean() / self.costs.sum())
         return float(loss.detach()), accuracy, open_share
 
     def _mask(self, scores: Tensor, questions: Questions) -> Tensor:
@@ -346,9 +344,7 @@ class JointTraining:
             if self.step % self.settings.checkpoint_every == 0 or self.step == self.settings.steps:
                 self.save()
             if self.step % record_every == 0 or self.step == self.settings.steps:
-                means = sums / since
-                yield Record(self.step, *map(float, means), seconds=time.perf_counter() - started)
-                means = RecordMeans()
+                yield means.take(self.step)
         self.network.configure(self.network.space.largest())
         self.network.eval()
 

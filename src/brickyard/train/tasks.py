@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import combinations
 
 import numpy as np
 import numpy.typing as npt
@@ -29,6 +30,73 @@ class Questions:
     labels: Ints
     allowed: npt.NDArray[np.bool_] | None = None
     hits: npt.NDArray[np.bool_] | None = None
+
+
+@dataclass(frozen=True)
+class TaskSplit:
+    """Which property tasks a factory trains, and which pairs of words it never sees together.
+
+    Attributes:
+        trained: Single words, known pairs, and triples that contain no unseen pair.
+        known: The trained pairs.
+        unseen: The pairs held out; every word of theirs occurs in a known pair of the same two properties.
+    """
+
+    trained: tuple[Task, ...]
+    known: tuple[Task, ...]
+    unseen: tuple[Task, ...]
+
+
+def split_tasks(vocabulary: Vocabulary, *, unseen_share: float, seed: int) -> TaskSplit:
+    """Hold out a share of the pairs of every two properties.
+
+    Args:
+        vocabulary: Of kind `properties`.
+        unseen_share: Share of the pairs to hold out, rounded up, of every two properties; 0 for none.
+        seed: Seed of the draw.
+
+    Returns:
+        The split.
+
+    Raises:
+        TaskError: The share lies outside [0, 0.5], or so many pairs cannot be held out.
+    """
+    if not 0 <= unseen_share <= 0.5:
+        raise TaskError(f"unseen_share = {unseen_share} must lie in [0, 0.5]")
+    rng = np.random.default_rng(seed)
+    groups = list(vocabulary.groups)
+    known: list[Task] = []
+    unseen: list[Task] = []
+    for pair in combinations(groups, 2):
+        tasks = vocabulary.combinations(*pair)
+        wanted = int(np.ceil(unseen_share * len(tasks)))
+        held = _hold_out(tasks, wanted, rng)
+        known += [task for task in tasks if task not in held]
+        unseen += [task for task in tasks if task in held]
+    singles = [task for group in groups for task in vocabulary.combinations(group)]
+    barred = [frozenset(task.words) for task in unseen]
+    triples = [
+        task
+        for names in combinations(groups, 3)
+        for task in vocabulary.combinations(*names)
+        if not any(pair <= frozenset(task.words) for pair in barred)
+    ]
+    return TaskSplit((*singles, *known, *triples), tuple(known), tuple(unseen))
+
+
+def _hold_out(tasks: Sequence[Task], wanted: int, rng: np.random.Generator) -> set[Task]:
+    """Draw tasks so that every word stays in a task that is not drawn."""
+    uses = {word: sum(word in task.words for task in tasks) for task in tasks for word in task.words}
+    held: set[Task] = set()
+    for index in rng.permutation(len(tasks)):
+        task = tasks[index]
+        if len(held) < wanted and all(uses[word] > 1 for word in task.words):
+            held.add(task)
+            for word in task.words:
+                uses[word] -= 1
+    if len(held) < wanted:
+        raise TaskError(f"{wanted} of {len(tasks)} pairs cannot be held out with every word still known; hold out fewer")
+    return held
 
 
 class PropertyQuestions:

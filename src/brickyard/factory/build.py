@@ -1,0 +1,364 @@
+"""Trains a factory: data and a network's name in, a factory folder out. Needs torch; making models does not."""
+
+from __future__ import annotations
+
+import csv
+import json
+import platform
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from safetensors.numpy import save as save_numpy
+from safetensors.torch import load_file
+from safetensors.torch import save as save_torch
+from torch import Tensor, nn
+
+from brickyard.assemble.assembler import ASSEMBLERS, initial_weights, limit_features
+from brickyard.assemble.assembly import Assembly, block_subsets, raise_floors
+from brickyard.assemble.discretise import DISCRETISERS, penalty
+from brickyard.core.errors import TrainError
+from brickyard.core.files import new_folder, write_bytes, write_json, write_manifest
+from brickyard.core.network import Network
+from brickyard.data.examples import Examples
+from brickyard.data.geometry import scenes
+from brickyard.data.source import DataSource
+from brickyard.export.blueprint import Blueprint
+from brickyard.export.whole import export_blueprint
+from brickyard.factory.folder import FORMAT_VERSION, versions
+from brickyard.factory.quality import measure_curve
+from brickyard.networks import build
+from brickyard.train.augment import AUGMENTATIONS
+from brickyard.train.backbone import BackboneTraining
+from brickyard.train.joint import Batch, JointTraining, Record, TrainSettings
+from brickyard.train.tasks import ClassQuestions, PropertyQuestions, TaskSplit, split_tasks
+
+Progress = Callable[[str, int, int, str], None]
+"""Called with stage, steps done, steps in all, and a short text."""
+
+_FRESH_SCENES = 20_000
+_CURVE_LIMITS = (0.15, 0.25, 0.35, 0.5, 0.75, 1.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class BuildSettings:
+    """Everything that decides a factory besides its data.
+
+    Attributes:
+        network: Name of a registered network.
+        assembler: Name of an assembler.
+        discretiser: Name of a discretiser.
+        backbone_steps: Steps of stage 0 (the ungated backbone); 0 for none.
+        backbone_weights: File of weights (safetensors) of the network that stage 0 starts from.
+        unseen_share: Share of the pairs of properties that are never trained, to test new combinations.
+        augment: Name of an augmentation, or `none`.
+        threads: Threads of torch.
+        train: The joint run; its seed is that of the whole build.
+    """
+
+    network: str = "residual_cnn_small"
+    assembler: str = "additive"
+    discretiser: str = "ceiling"
+    backbone_steps: int = 2000
+    backbone_weights: str | None = None
+    unseen_share: float = 0.2
+    augment: str = "none"
+    threads: int = 1
+    train: TrainSettings = field(default_factory=TrainSettings)
+
+    def __post_init__(self) -> None:
+        """Check the names and ranges.
+
+        Raises:
+            TrainError: A name is unknown or a number out of range.
+        """
+        tables: tuple[tuple[str, str, Mapping[str, object]], ...] = (
+            ("assembler", self.assembler, ASSEMBLERS),
+            ("discretiser", self.discretiser, DISCRETISERS),
+            ("augment", self.augment, AUGMENTATIONS),
+        )
+        for name, value, table in tables:
+            if value not in table:
+                raise TrainError(f"{name} = {value!r} is unknown; known: {', '.join(table)}")
+        if self.backbone_steps < 0 or self.threads < 1:
+            raise TrainError(
+                f"backbone_steps = {self.backbone_steps} must not be negative and threads = {self.threads} be at least 1"
+            )
+
+
+class TorchAssembler(nn.Module):
+    """Holds an assembler's weights as parameters, and opens gates for a batch.
+
+    Args:
+        kind: Name of the assembler.
+        num_words: Length of a task vector.
+        network: The network whose blocks it opens.
+        discretiser: Name of the discretiser.
+        seed: Seed of the initial weights.
+    """
+
+    def __init__(self, kind: str, *, num_words: int, network: Network, discretiser: str, seed: int) -> None:
+        super().__init__()
+        self.kind, self.discretiser = kind, discretiser
+        self.subsets = block_subsets(network.space)
+        num_bricks = sum(subset.count for subset in self.subsets)
+        initial = initial_weights(kind, num_words=num_words, num_bricks=num_bricks, seed=seed)
+        self.names = {name.replace(".", "_"): name for name in initial}
+        self.weights = nn.ParameterDict(
+            {name.replace(".", "_"): nn.Parameter(torch.from_numpy(value)) for name, value in initial.items()}
+        )
+
+    def named(self) -> dict[str, Tensor]:
+        """Return the weights by the names that the assembler uses."""
+        return {self.names[name]: value for name, value in self.weights.items()}
+
+    def gates(self, tasks: Tensor, limits: Tensor, costs: Tensor, *, fixed_cost: float) -> tuple[Tensor, Tensor]:
+        """Open gates.
+
+        Args:
+            tasks: Multi-hot tasks `[batch, words]`.
+            limits: Shares of all MACs `[batch]`.
+            costs: Share of each brick `[bricks]`.
+            fixed_cost: Share that is always on.
+
+        Returns:
+            Gates `[batch, bricks]` and the penalty, a scalar.
+        """
+        features = torch.from_numpy(limit_features(limits.cpu().numpy())).to(tasks.device)
+        logits = ASSEMBLERS[self.kind](self.named(), tasks, features)
+        raised = raise_floors(logits.detach().cpu().numpy(), self.subsets)
+        logits = logits + (torch.from_numpy(raised).to(logits.device) - logits.detach())
+        gates = DISCRETISERS[self.discretiser](logits, costs, limits - fixed_cost)
+        return gates, penalty(self.discretiser, logits, gates, costs, limits - fixed_cost)
+
+    def assembly(self, network: Network, costs: npt.NDArray[np.float32], fixed_cost: float) -> Assembly:
+        """Return what making models needs, without torch."""
+        weights = {name: value.detach().cpu().numpy().copy() for name, value in self.named().items()}
+        return Assembly(self.kind, weights, network.space, costs, fixed_cost)
+
+
+def brick_costs(blueprint: Blueprint) -> tuple[npt.NDArray[np.float32], float]:
+    """Return the share of all MACs of each brick, and the share that is always on."""
+    whole = blueprint.count(blueprint.space.largest()).macs
+    parts = [blueprint.macs_per_group(subset.name) for subset in block_subsets(blueprint.space)]
+    costs = np.concatenate(parts).astype(np.float64) / whole
+    return costs.astype(np.float32), float(1 - costs.sum())
+
+
+def _batches(source: DataSource, settings: TrainSettings) -> Callable[[int, np.random.Generator], Batch]:
+    mean = torch.tensor(source.preprocess.mean).reshape(1, -1, 1, 1)
+    std = torch.tensor(source.preprocess.std).reshape(1, -1, 1, 1)
+    sides = np.array([source.preprocess.width, source.preprocess.height] * 2, dtype=np.float32)
+    pool: dict[int, Examples] = {}
+
+    def examples(step: int) -> tuple[Examples, int]:
+        if source.geometry is None:
+            return source.train, len(source.train)
+        epoch = step * settings.batch_size // _FRESH_SCENES
+        if epoch not in pool:
+            pool.clear()
+            pool[epoch] = scenes(source.geometry, _FRESH_SCENES, 1_000_000 * (settings.seed + 1) + epoch)
+        return pool[epoch], _FRESH_SCENES
+
+    def batch(step: int, rng: np.random.Generator) -> Batch:
+        current, count = examples(step)
+        index = rng.integers(0, count, settings.batch_size)
+        pictures = torch.from_numpy(current.images[index]).permute(0, 3, 1, 2).float() * source.preprocess.scale
+        boxes = None if current.boxes is None else current.boxes[index] / sides
+        return Batch((pictures - mean) / std, current.objects[index], boxes)
+
+    return batch
+
+
+def train_factory(
+    source: DataSource, settings: BuildSettings, *, out: Path, progress: Progress, name: str | None = None
+) -> Path:
+    """Train a network and its assembler on data and write the factory folder.
+
+    Checkpoints lie in `<out>.training` and let a killed build go on; the folder is removed when the factory is written.
+
+    Args:
+        source: The data.
+        settings: The build.
+        out: Folder of the factory; must not exist.
+        progress: Called while training.
+        name: Name of the factory; that of the folder if None.
+
+    Returns:
+        `out`.
+
+    Raises:
+        TrainError: Settings that do not fit, or a checkpoint of another run.
+        ArtifactError: `out` exists.
+    """
+    torch.set_num_threads(settings.threads)
+    torch.manual_seed(settings.train.seed)
+    work = out.absolute().with_name(out.name + ".training")
+    with new_folder(out) as folder:
+        work.mkdir(parents=True, exist_ok=True)
+        network = _network(source, settings)
+        fresh = export_blueprint(network.eval())
+        costs, fixed_cost = brick_costs(fresh)
+        if settings.train.lowest_limit <= fixed_cost:
+            raise TrainError(
+                f"lowest_limit = {settings.train.lowest_limit} lies below the share that is always on, {fixed_cost:.3f}; "
+                "raise it"
+            )
+        split = None
+        if source.vocabulary.kind == "properties":
+            split = split_tasks(source.vocabulary, unseen_share=settings.unseen_share, seed=settings.train.seed)
+        log = _train(source, settings, network, split, costs, fixed_cost, work, progress)
+        assembler = log.assembler
+        blueprint = export_blueprint(network.eval())
+        assembly = assembler.assembly(network, costs, fixed_cost)
+        progress("test", 0, 1, "quality at each limit")
+        curve = measure_curve(source, blueprint, assembly, split=split, limits=_CURVE_LIMITS, seed=settings.train.seed)
+        _write(folder, name or out.name, source, settings, network, assembly, blueprint, curve, log.rows)
+    _remove(work)
+    return out
+
+
+def _remove(work: Path) -> None:
+    for file in work.iterdir():
+        file.unlink()
+    work.rmdir()
+
+
+def _network(source: DataSource, settings: BuildSettings) -> Network:
+    kind = "presence" if source.vocabulary.kind == "properties" else "classes"
+    size = source.preprocess.height
+    if source.preprocess.width != size:
+        raise TrainError(f"pictures are {size} x {source.preprocess.width}; this network needs square ones, set a size")
+    outputs = 2 if kind == "presence" else len(source.vocabulary.words)
+    network = build(
+        settings.network,
+        num_outputs=outputs,
+        head_kind=kind,
+        in_channels=source.preprocess.channels,
+        image_size=size,
+    )
+    if settings.backbone_weights is not None:
+        state = load_file(settings.backbone_weights)
+        expected = network.root.state_dict()
+        state = {key: state.get(key, value) for key, value in expected.items()} if set(state) <= set(expected) else state
+        try:
+            network.root.load_state_dict(state)
+        except RuntimeError as error:
+            raise TrainError(f"{settings.backbone_weights} does not fit {settings.network}: {error}") from None
+    return network.to(memory_format=torch.channels_last)  # type: ignore[no-any-return, call-overload]
+
+
+@dataclass
+class _Log:
+    assembler: TorchAssembler
+    rows: list[dict[str, Any]]
+
+
+def _train(
+    source: DataSource,
+    settings: BuildSettings,
+    network: Network,
+    split: TaskSplit | None,
+    costs: npt.NDArray[np.float32],
+    fixed_cost: float,
+    work: Path,
+    progress: Progress,
+) -> _Log:
+    train = settings.train
+    augment = AUGMENTATIONS[settings.augment]
+    log_file = work / "log.jsonl"
+    rows = [json.loads(line) for line in log_file.read_text().splitlines()] if log_file.is_file() else []
+
+    def note(stage: str, record: Record, steps: int) -> None:
+        kept = [row for row in rows if row["stage"] != stage or row["step"] < record.step]
+        rows[:] = [*kept, {"stage": stage, **asdict(record)}]
+        write_bytes(log_file, "".join(json.dumps(row) + "\n" for row in rows).encode())
+        progress(stage, record.step, steps, f"loss {record.loss:.3f}, accuracy {record.accuracy:.3f}")
+
+    if settings.backbone_steps:
+        stage0 = replace(train, steps=settings.backbone_steps)
+        sizes = None if split is None else source.vocabulary.sizes
+        backbone = BackboneTraining(
+            network, group_sizes=sizes, batches=_batches(source, stage0), settings=stage0, folder=work, augment=augment
+        )
+        for record in backbone.run():
+            note("backbone", record, settings.backbone_steps)
+    num_words = len(source.vocabulary.words)
+    assembler = TorchAssembler(
+        settings.assembler,
+        num_words=num_words,
+        network=network,
+        discretiser=settings.discretiser,
+        seed=train.seed,
+    )
+    ask = ClassQuestions(num_words) if split is None else PropertyQuestions(source.vocabulary, split.trained)
+    joint = JointTraining(
+        network,
+        assembler,
+        gate=lambda tasks, limits, shares: assembler.gates(tasks, limits, shares, fixed_cost=fixed_cost),
+        costs=costs,
+        batches=_batches(source, train),
+        ask=ask,
+        settings=train,
+        folder=work,
+        augment=augment,
+    )
+    joint.resume()
+    for record in joint.run():
+        note("joint", record, train.steps)
+    return _Log(assembler, rows)
+
+
+def _write(
+    folder: Path,
+    name: str,
+    source: DataSource,
+    settings: BuildSettings,
+    network: Network,
+    assembly: Assembly,
+    blueprint: Blueprint,
+    curve: Mapping[str, Any],
+    rows: list[dict[str, Any]],
+) -> None:
+    seed = settings.train.seed
+    provenance = {"data": dict(source.spec), "settings": asdict(settings), "versions": versions("torch", "datasets")}
+    write_json(
+        folder / "network.json",
+        {
+            "format_version": FORMAT_VERSION,
+            "builder": network.builder,
+            "arguments": network.arguments,
+            "space": network.space.to_json(),
+            "provenance": {**provenance, "machine": platform.processor() or platform.machine()},
+        },
+    )
+    state = {key: value.contiguous() for key, value in network.root.state_dict().items()}
+    write_bytes(folder / "model.safetensors", save_torch(state))
+    write_bytes(folder / "assembler.safetensors", save_numpy(dict(assembly.weights)))
+    write_json(
+        folder / "assembler.json",
+        {"kind": assembly.kind, "fixed_cost": assembly.fixed_cost, "costs": [float(cost) for cost in assembly.costs]},
+    )
+    write_bytes(folder / "vocabulary.json", source.vocabulary.to_json().encode())
+    write_bytes(folder / "preprocess.json", source.preprocess.to_json().encode())
+    write_json(folder / "quality.json", curve)
+    rng = np.random.default_rng(seed)
+    pick = rng.permutation(len(source.heldout))
+    source.train.subset(rng.permutation(len(source.train))[:128]).save(folder / "calibration.npz")
+    if source.geometry is None:
+        source.heldout.subset(np.sort(pick[:1000])).save(folder / "heldout.npz")
+    blueprint.save(folder)
+    (folder / "training").mkdir()
+    write_json(folder / "training" / "settings.json", {"data": dict(source.spec), **asdict(settings)})
+    with (folder / "training" / "log.csv").open("w", newline="") as stream:
+        writer = csv.DictWriter(stream, fieldnames=list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    from brickyard.factory.training_report import write_training_report
+
+    write_training_report(folder / "training", name=name, rows=rows, curve=curve, settings=asdict(settings))
+    write_manifest(folder, format_version=FORMAT_VERSION, kind="factory", fields={"name": name, "seed": seed})

@@ -1,0 +1,261 @@
+"""A factory as a user holds it: load it, make models, profile the device."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from brickyard.core.errors import ArtifactError, BrickyardError, BudgetError, DeviceError, InfeasibleError
+from brickyard.core.task import Task, Vocabulary
+from brickyard.devices.profile import DeviceProfile, this_device_name
+from brickyard.devices.profile import profile as profile_device
+from brickyard.factory.folder import FactoryFolder, cache_folder, find_factory
+from brickyard.factory.make import Maker, nearest_feasible, write_model
+from brickyard.factory.records import Budget, Report
+
+Progress = Callable[[int, int, str], None]
+
+
+def _quiet(done: int, total: int, text: str) -> None:
+    """Take no notice of progress."""
+
+
+class Factory:
+    """A trained modular network with its assembler: makes a model for a task and a budget in well under a second.
+
+    Example:
+        >>> factory = Factory.load("geometry")
+        >>> report = factory.make(task="red circle", budget=Budget(max_macs="25%"), out="red_circle")
+        >>> report.files["model"]
+        'red_circle/model.onnx'
+    """
+
+    def __init__(self, folder: FactoryFolder) -> None:
+        self.folder = folder
+        self._makers: dict[tuple[str | None, int], Maker] = {}
+
+    @classmethod
+    def load(cls, name: str | Path = "geometry") -> Factory:
+        """Load a factory by folder, bundled name or hub id; its files are verified.
+
+        Args:
+            name: A folder, the name of a bundled factory, or `owner/name` on the Hugging Face Hub.
+
+        Returns:
+            The factory.
+
+        Raises:
+            ArtifactError: There is none of that name, or its files are altered or incomplete.
+        """
+        return cls(FactoryFolder.open(find_factory(name)))
+
+    @property
+    def name(self) -> str:
+        """Name of the factory."""
+        return self.folder.name
+
+    @property
+    def vocabulary(self) -> Vocabulary:
+        """Words that tasks are made of."""
+        return self.folder.vocabulary
+
+    def network(self) -> Any:
+        """Build the modular network with its trained weights; needs torch.
+
+        Returns:
+            A `brickyard.Network` in evaluation mode.
+        """
+        from brickyard.factory.twin import load_network
+
+        return load_network(self.folder.path)
+
+    def push_to_hub(self, repo_id: str, *, private: bool = False) -> str:
+        """Upload the factory folder to the Hugging Face Hub, where `Factory.load(repo_id)` finds it.
+
+        Args:
+            repo_id: `owner/name`.
+            private: Whether a new repository is private.
+
+        Returns:
+            Address of the commit.
+        """
+        from huggingface_hub import HfApi
+
+        api = HfApi()
+        api.create_repo(repo_id, private=private, exist_ok=True)
+        return str(api.upload_folder(repo_id=repo_id, folder_path=self.folder.path).commit_url)
+
+    def profile(
+        self, *, threads: int = 1, seed: int = 0, name: str | None = None, progress: Progress = _quiet
+    ) -> DeviceProfile:
+        """Measure the blocks of the network on this machine.
+
+        Args:
+            threads: Threads of the runtime; part of the device.
+            seed: Seed of the subnets that the profile is fitted and tested on.
+            name: Name of the device; that of this machine if None.
+            progress: Called with steps done, steps in all, and a short text.
+
+        Returns:
+            The profile; save it with its `save`.
+        """
+        return profile_device(self.folder.blueprint, threads=threads, seed=seed, name=name, progress=progress)
+
+    def device(
+        self, device: str | Path | DeviceProfile | None = None, *, threads: int = 1, progress: Progress = _quiet
+    ) -> DeviceProfile:
+        """Return a device profile that fits this factory.
+
+        Args:
+            device: A profile, its file, or the name of a profile in the factory folder; None for this machine, which is
+                profiled on first use and kept in the user's cache folder.
+            threads: Threads of this machine, when `device` is None.
+            progress: Called while this machine is profiled.
+
+        Returns:
+            The profile.
+
+        Raises:
+            DeviceError: The profile is missing, malformed, or belongs to another network.
+        """
+        if isinstance(device, DeviceProfile):
+            profile = device
+        elif device is not None:
+            inside = self.folder.path / "devices" / f"{device}.json"
+            profile = DeviceProfile.load(inside if inside.is_file() else Path(device))
+        else:
+            path = self._cached_profile(threads)
+            if path.is_file():
+                try:
+                    return self._fitting(DeviceProfile.load(path))
+                except DeviceError:
+                    path.unlink()
+            profile = self.profile(threads=threads, progress=progress)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            profile.save(path)
+        return self._fitting(profile)
+
+    def _cached_profile(self, threads: int) -> Path:
+        digest = self.folder.blueprint.sha256[:12]
+        return cache_folder() / "devices" / f"{self.name}-{digest}-{this_device_name(threads)}.json"
+
+    def _fitting(self, profile: DeviceProfile) -> DeviceProfile:
+        if profile.blueprint_sha256 != self.folder.blueprint.sha256:
+            raise DeviceError(
+                f"device profile {profile.name!r} was measured for another network; run `brickyard profile "
+                f"{self.folder.path}` on the device and use the file it writes"
+            )
+        return profile
+
+    def maker(self, device: DeviceProfile | None, *, threads: int = 1) -> Maker:
+        """Return what makes models for a device; kept, so that later requests find everything loaded."""
+        key = (None, threads) if device is None else (device.model_dump_json(), device.threads)
+        if key not in self._makers:
+            self._makers[key] = Maker(self.folder, device=device, threads=threads)
+        return self._makers[key]
+
+    def make(
+        self,
+        *,
+        task: str | Task | None = None,
+        budget: Budget | Mapping[str, Any] | None = None,
+        device: str | Path | DeviceProfile | None = None,
+        out: str | Path,
+        threads: int = 1,
+        seed: int = 0,
+        progress: Progress = _quiet,
+    ) -> Report:
+        """Make a standalone model for a task within a budget, without training.
+
+        Args:
+            task: Words of the vocabulary, for example `"red circle"` or `"3, 7"`; None for the generic task.
+            budget: Ceilings in any combination; none gives the model that the task wants without any.
+            device: Device profile that latency limits refer to, see `device`.
+            out: Model folder to write; must not exist or be empty.
+            threads: Threads of this machine, when `device` is None.
+            seed: Seed of the candidates and of the scenes for quality.
+            progress: Called while this machine is profiled, on first use.
+
+        Returns:
+            The report, which the folder holds too.
+
+        Raises:
+            TaskError: The task is not understood.
+            BudgetError: A limit is malformed.
+            InfeasibleError: No model fits; nothing was written.
+            DeviceError: The profile does not fit.
+            ArtifactError: `out` is taken.
+        """
+        started = time.perf_counter()
+        wanted = task if isinstance(task, Task) else self.vocabulary.parse(task)
+        ceilings = budget if isinstance(budget, Budget) else Budget(**dict(budget or {}))
+        target = Path(out)
+        if target.exists() and not (target.is_dir() and not any(target.iterdir())):
+            raise ArtifactError(f"{target} already exists; choose another folder or remove it first")
+        profile = None
+        if ceilings.latency_ms is not None or device is not None:
+            profile = self.device(device, threads=threads, progress=progress)
+        elif self._cached_profile(threads).is_file():
+            profile = self.device(threads=threads)
+        maker = self.maker(profile, threads=threads)
+        limits = ceilings.limits(whole_macs=maker.whole.macs)
+        try:
+            model = maker.make(wanted, limits, seed=seed)
+        except InfeasibleError as error:
+            error.nearest = nearest_feasible(maker, wanted, limits, error, seed=seed)
+            raise
+        return write_model(maker, model, task=wanted, budget=ceilings, out=target, seed=seed, started=started)
+
+    def make_all(
+        self, requests: Sequence[Mapping[str, Any]], *, out: str | Path, threads: int = 1, progress: Progress = _quiet
+    ) -> Iterator[dict[str, Any]]:
+        """Make a model for each request, in one process.
+
+        Args:
+            requests: Records with the keys `task`, `budget`, `device`, `seed`, `name`, all optional.
+            out: Folder of the model folders; those that already hold a model are not made again.
+            threads: Threads of this machine.
+            progress: Called after each request.
+
+        Yields:
+            For each request its report as JSON values, or `feasible: false` with the reason.
+
+        Raises:
+            BudgetError: A request has an unknown key; then nothing is made.
+        """
+        known = {"task", "budget", "device", "seed", "name"}
+        for number, request in enumerate(requests):
+            if not set(request) <= known:
+                raise BudgetError(
+                    f"request {number} has unknown keys {sorted(set(request) - known)}; known: {sorted(known)}"
+                )
+        for number, request in enumerate(requests):
+            target = Path(out) / str(request.get("name") or f"{number:05d}")
+            given = {key: value for key, value in request.items() if key != "name" and value is not None}
+            if (target / "manifest.json").is_file():
+                yield json.loads((target / "report.json").read_text())
+            else:
+                try:
+                    yield self.make(**given, out=target, threads=threads).model_dump()
+                except BrickyardError as error:
+                    yield failure(error, task=given.get("task"), budget=given.get("budget"))
+            progress(number + 1, len(requests), str(target))
+
+
+def failure(error: BrickyardError, *, task: Any, budget: Any) -> dict[str, Any]:
+    """Return the JSON answer to a request that could not be met.
+
+    Args:
+        error: Why.
+        task: The request's task.
+        budget: The request's budget.
+    """
+    answer = {"feasible": False, "task": task, "budget": budget, "kind": type(error).__name__, "error": str(error)}
+    if isinstance(error, InfeasibleError):
+        answer |= {"binding_limit": error.limit, "requested": error.requested, "smallest": error.smallest}
+        answer["nearest"] = error.nearest
+    return answer
+

@@ -1,0 +1,457 @@
+"""The main job, from request to model folder: task, budget and device in; a measured model file and its report out.
+
+Nothing here needs torch: the factory holds the whole network as one exported graph, and a request slices it.
+"""
+
+from __future__ import annotations
+
+import platform
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+from safetensors.numpy import save as save_safetensors
+
+from brickyard.assemble.assembly import Mask
+from brickyard.assemble.search import Candidate, binding_limit, search
+from brickyard.core.config import Config
+from brickyard.core.decision import Choice
+from brickyard.core.errors import ExportError, InfeasibleError
+from brickyard.core.files import new_folder, sha256, write_bytes, write_json, write_manifest, write_text
+from brickyard.core.task import Task
+from brickyard.devices.measure import measure_session
+from brickyard.devices.profile import DeviceProfile
+from brickyard.factory.folder import FORMAT_VERSION, FactoryFolder, versions
+from brickyard.factory.quality import (
+    Floats,
+    measure_quality,
+    open_session,
+    scores_of,
+    task_config,
+    task_examples,
+    task_labels,
+)
+from brickyard.factory.records import Block, Budget, Costs, CurvePoint, Latency, Quality, Report
+from brickyard.factory.report_html import render
+
+_ROUNDS = 3
+_PARITY = 1e-4
+_QUALITY_PICTURES = 200
+
+
+@dataclass(frozen=True, eq=False)
+class Model:
+    """A made model that is not yet written.
+
+    Attributes:
+        config: Its config.
+        graph: Its ONNX graph, serialized.
+        weights: Its weights by the names of the plain torch twin.
+        predicted: Costs before it was written.
+        measured: Latency of the file.
+        parity_error: Largest difference to the reference.
+        rounds: Rounds of making and measuring.
+        seconds: Time by part.
+    """
+
+    config: Config
+    mask: Mask
+    graph: bytes
+    weights: Mapping[str, Any]
+    predicted: Costs
+    measured: Latency
+    parity_error: float
+    rounds: int
+    seconds: dict[str, float]
+
+
+class Clock:
+    """Adds up the seconds of named parts."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self.started = self.last = time.perf_counter()
+
+    def lap(self, part: str) -> None:
+        """Count the time since the last lap to a part."""
+        now = time.perf_counter()
+        self.seconds[part] = self.seconds.get(part, 0.0) + now - self.last
+        self.last = now
+
+    def total(self) -> dict[str, float]:
+        """Return the parts and their total, rounded to tenths of a millisecond."""
+        parts = {**self.seconds, "total": time.perf_counter() - self.started}
+        return {part: round(value, 4) for part, value in parts.items()}
+
+
+class Maker:
+    """Makes models from one factory for one device; keeps what requests share.
+
+    Args:
+        folder: The factory.
+        device: Profile of the device; needed for latency limits, and for predicted latency.
+        threads: Threads that files are measured with where there is no profile.
+    """
+
+    def __init__(self, folder: FactoryFolder, *, device: DeviceProfile | None, threads: int = 1) -> None:
+        self.folder, self.device = folder, device
+        self.threads = device.threads if device is not None else threads
+        self.blueprint, self.assembly = folder.blueprint, folder.assembly
+        largest = self.blueprint.space.largest()
+        self.whole = self._costs(largest)
+        self._references: dict[Config, tuple[onnxruntime.InferenceSession, Floats]] = {}
+        self._whole_ms: float | None = None
+
+    def _costs(self, config: Config, *, file_bytes: int | None = None) -> Costs:
+        counts = self.blueprint.count(config)
+        return Costs(
+            latency_ms=None if self.device is None else round(self.device.predict(config), 5),
+            macs=counts.macs,
+            parameters=counts.parameters,
+            file_bytes=counts.file_bytes if file_bytes is None else file_bytes,
+            peak_memory_bytes=counts.peak_memory_bytes,
+        )
+
+    def find(
+        self, task: Task, limits: Mapping[str, float], *, seed: int, candidates: int = 6
+    ) -> list[tuple[Candidate, Config]]:
+        """Search the subnets for a task that fit the limits.
+
+        Choices (depths, kernels) are tried at their largest, each stage one step smaller, and at random; the assembler
+        opens the bricks in each case.
+
+        Args:
+            task: The task.
+            limits: Ceilings in base units.
+            seed: Seed of the candidates.
+            candidates: Strategies per setting of the choices.
+
+        Returns:
+            Candidates with their configs, best first.
+
+        Raises:
+            InfeasibleError: Nothing fits.
+        """
+        vocabulary = self.folder.vocabulary
+        vector = task.vector(vocabulary)
+        found: list[tuple[Candidate, Config]] = []
+        failure: InfeasibleError | None = None
+        for settings in self._settings(seed):
+
+            def config_of(mask: Mask, settings: Mapping[str, Any] = settings) -> Config:
+                return task_config(self.blueprint, self.assembly, task, vocabulary, mask).replace(settings)
+
+            def costing(
+                mask: Mask, config_of: Callable[[Mask], Config] = config_of, names: Sequence[str] = tuple(limits)
+            ) -> Mapping[str, float]:
+                config = config_of(mask)
+                counts = self.blueprint.count(config)
+                costs = {
+                    "macs": counts.macs,
+                    "parameters": counts.parameters,
+                    "file_bytes": counts.file_bytes,
+                    "peak_memory_bytes": counts.peak_memory_bytes,
+                }
+                if "latency_ms" in names and self.device is not None:
+                    costs["latency_ms"] = self.device.predict(config)
+                return costs
+
+            try:
+                results = search(
+                    self.assembly, vector, costing=costing, limits=limits, candidates=candidates, seed=seed
+                )
+            except InfeasibleError as error:
+                if failure is None or error.smallest < failure.smallest:
+                    failure = error
+                continue
+            found += [(result, config_of(result.mask)) for result in results]
+        if not found:
+            assert failure is not None
+            raise failure
+        return sorted(found, key=lambda pair: -pair[0].score)
+
+    def _settings(self, seed: int) -> list[dict[str, Any]]:
+        choices = [decision for decision in self.blueprint.space if isinstance(decision, Choice)]
+        if not choices:
+            return [{}]
+        largest = {choice.name: choice.largest() for choice in choices}
+        smallest = {choice.name: choice.smallest() for choice in choices}
+        rng = np.random.default_rng(seed)
+        drawn = [
+            {choice.name: choice.values[int(rng.integers(choice.size))] for choice in choices} for _ in range(6)
+        ]
+        return [largest, *drawn, smallest]
+
+    def make(self, task: Task, limits: Mapping[str, float], *, seed: int) -> Model:
+        """Search, cut, check and measure; tighten and repeat while the file is slower than asked.
+
+        Args:
+            task: The task.
+            limits: Ceilings in base units.
+            seed: Seed of the candidates.
+
+        Returns:
+            The model.
+
+        Raises:
+            InfeasibleError: Nothing fits, or no file was as fast as asked in the rounds allowed.
+            ExportError: The cut graph does not compute what the reference computes.
+        """
+        clock = Clock()
+        wanted = dict(limits)
+        fastest = float("inf")
+        for number in range(1, _ROUNDS + 1):
+            _, config = self.find(task, wanted, seed=seed)[0]
+            clock.lap("search")
+            graph = self.blueprint.cut(config)
+            content = graph.SerializeToString()
+            session = open_session(content, threads=self.threads)
+            clock.lap("cut")
+            error = self._parity(config, session)
+            clock.lap("parity")
+            measured = measure_session(session, threads=self.threads)
+            clock.lap("measure")
+            fastest = min(fastest, measured.p50)
+            if "latency_ms" not in limits or measured.p50 <= limits["latency_ms"]:
+                break
+            wanted["latency_ms"] = wanted["latency_ms"] * min(0.97, 0.98 * limits["latency_ms"] / measured.p50)
+        else:
+            raise InfeasibleError(
+                f"latency_ms = {limits['latency_ms']:g} was not met by measurement in {_ROUNDS} rounds: the fastest file "
+                f"took {fastest:.4g} ms; allow that, or repeat when the machine is idle",
+                limit="latency_ms",
+                requested=limits["latency_ms"],
+                smallest=fastest,
+            )
+        weights = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in graph.graph.initializer}
+        return Model(
+            config=config,
+            mask=self.assembly.mask(config),
+            graph=content,
+            weights=weights,
+            predicted=self._costs(config, file_bytes=len(content)),
+            measured=Latency(
+                p10=measured.p10,
+                p50=measured.p50,
+                p90=measured.p90,
+                runs=measured.runs,
+                warmup=measured.warmup,
+                threads=self.threads,
+            ),
+            parity_error=error,
+            rounds=number,
+            seconds=clock.seconds,
+        )
+
+    def _parity(self, config: Config, session: onnxruntime.InferenceSession) -> float:
+        """Compare a cut graph with the whole graph whose activations are multiplied by gates instead."""
+        choices = {d.name: config[d.name] for d in self.blueprint.space if isinstance(d, Choice)}
+        key = Config(choices)
+        if key not in self._references:
+            inputs = self.folder.preprocess.apply(self.folder.calibration.images[:4])
+            self._references[key] = (open_session(self.blueprint.gated(choices)), inputs)
+        reference, inputs = self._references[key]
+        gates = self.assembly.mask(config).astype(np.float32)
+        first, second = (entry.name for entry in reference.get_inputs())
+        expected = np.concatenate(
+            [reference.run(None, {first: inputs[i : i + 1], second: gates})[0] for i in range(len(inputs))]
+        )
+        if "classes" in config:
+            expected = expected[:, list(config["classes"])]
+        actual = scores_of(session, inputs)
+        error = float(np.abs(actual - expected).max())
+        if not error <= _PARITY * max(1.0, float(np.abs(expected).max())):
+            raise ExportError(
+                f"the cut graph differs from the whole network by {error:.3g} (allowed {_PARITY:g} of the scores' scale); "
+                "nothing was written. The factory's files may be damaged: train or download it again"
+            )
+        return error
+
+    def whole_ms(self) -> float:
+        """Return the measured median latency of the whole network, measured once."""
+        if self._whole_ms is None:
+            session = open_session(self.blueprint.cut(self.blueprint.space.largest()), threads=self.threads)
+            self._whole_ms = measure_session(session, threads=self.threads).p50
+        return self._whole_ms
+
+    def quality(self, task: Task, graph: bytes, *, seed: int) -> Quality | None:
+        """Run a made model on held-out pictures; None where none are labelled for the task."""
+        folder = self.folder
+        examples = task_examples(
+            task,
+            folder.vocabulary,
+            heldout=folder.heldout,
+            geometry=folder.geometry,
+            count=_QUALITY_PICTURES,
+            seed=seed + 7_000_000,
+        )
+        if examples is None:
+            return None
+        row = folder.quality["tasks"].get(task.text)
+        return measure_quality(
+            open_session(graph, threads=self.threads),
+            task,
+            folder.vocabulary,
+            folder.preprocess,
+            examples,
+            whole=None if row is None else row["quality"][-1],
+            source="fresh scenes" if folder.geometry is not None else "held-out pictures of the factory's data",
+        )
+
+
+def curve_of(folder: FactoryFolder, task: Task) -> tuple[CurvePoint, ...]:
+    """Return the factory's curve from limit to quality: of the task itself, or the mean over all tasks tested."""
+    record = folder.quality
+    rows = [record["tasks"][task.text]] if task.text in record["tasks"] else list(record["tasks"].values())
+    return tuple(
+        CurvePoint(
+            limit=limit,
+            macs_share=float(np.mean([row["macs_share"][place] for row in rows])),
+            quality=float(np.mean([row["quality"][place] for row in rows])),
+        )
+        for place, limit in enumerate(record["limits"])
+    )
+
+
+def known_task(folder: FactoryFolder, task: Task) -> bool | None:
+    """Tell whether a property task was trained; None for classes."""
+    if task.kind == "classes":
+        return None
+    if len(task.words) < 2:
+        return True
+    unseen = [set(text.split()) for text, row in folder.quality["tasks"].items() if row["known"] is False]
+    return len(task.words) <= 3 and not any(pair <= set(task.words) for pair in unseen)
+
+
+def write_model(
+    maker: Maker, model: Model, *, task: Task, budget: Budget, out: Path, seed: int, started: float
+) -> Report:
+    """Write the model folder of a made model, all or nothing.
+
+    Args:
+        maker: What made it.
+        model: The model.
+        task: Its task.
+        budget: The request's ceilings.
+        out: Folder to write; must not exist or be empty.
+        seed: Seed of the request.
+        started: `time.perf_counter()` at the start of the request.
+
+    Returns:
+        The report, which lies in the folder too.
+    """
+    folder, limits = maker.folder, budget.limits(whole_macs=maker.whole.macs)
+    clock = Clock()
+    quality = maker.quality(task, model.graph, seed=seed)
+    clock.lap("quality")
+    whole_ms = maker.whole_ms()
+    clock.lap("whole")
+    reached = {**model.predicted.model_dump(exclude_none=True), "latency_ms": model.measured.p50}
+    files = {
+        "model": "model.onnx",
+        "weights": "model.safetensors",
+        "config": "config.json",
+        "labels": "labels.txt",
+        "preprocess": "preprocess.json",
+        "request": "request.json",
+        "report": "report.json",
+        "page": "report.html",
+    }
+    with new_folder(out) as target:
+        write_bytes(target / files["model"], model.graph)
+        write_bytes(target / files["weights"], save_safetensors(dict(model.weights)))
+        write_json(
+            target / files["config"],
+            {
+                "format_version": FORMAT_VERSION,
+                "builder": folder.network["builder"],
+                "arguments": folder.network["arguments"],
+                "config": dict(model.config),
+                "norms": "folded",
+            },
+        )
+        write_text(target / files["labels"], "\n".join(task_labels(task, folder.vocabulary)) + "\n")
+        write_text(target / files["preprocess"], folder.preprocess.to_json())
+        write_json(
+            target / files["request"],
+            {
+                "factory": folder.name,
+                "factory_sha256": sha256(folder.path / "manifest.json"),
+                "task": task.text,
+                "budget": budget.model_dump(exclude_none=True),
+                "device": None if maker.device is None else maker.device.name,
+                "seed": seed,
+            },
+        )
+        clock.lap("write")
+        seconds = {**model.seconds, **clock.seconds, "total": time.perf_counter() - started}
+        report = Report(
+            task=task.text,
+            known_task=known_task(folder, task),
+            factory=folder.name,
+            budget=budget,
+            device=None if maker.device is None else maker.device.name,
+            binding_limit=binding_limit(reached, limits),  # type: ignore[arg-type]
+            predicted=model.predicted,
+            measured=model.measured,
+            whole_measured=whole_ms,
+            rounds=model.rounds,
+            parameters=model.predicted.parameters,
+            macs=model.predicted.macs,
+            macs_share=model.predicted.macs / maker.whole.macs,
+            whole=maker.whole,
+            file_bytes=len(model.graph),
+            peak_memory_bytes=model.predicted.peak_memory_bytes,
+            seconds={part: round(value, 4) for part, value in seconds.items()},
+            parity_error=model.parity_error,
+            parity_reference="whole network in ONNX Runtime, activations multiplied by gates",
+            quality=quality,
+            curve=curve_of(folder, task),
+            blocks=tuple(
+                Block(name=s.name, bricks=tuple(i in model.config[s.name] for i in range(s.count)))
+                for s in maker.assembly.subsets
+            ),
+            choices={d.name: model.config[d.name] for d in maker.blueprint.space if isinstance(d, Choice)},
+            config_sha256=model.config.digest(),
+            seed=seed,
+            versions={**versions(), "machine": platform.machine()},
+            sha256={name: sha256(target / name) for name in (files["model"], files["weights"])},
+            files={role: str(out / name) for role, name in files.items()},
+            created=datetime.now(UTC).isoformat(timespec="seconds"),
+        )
+        write_json(target / files["report"], report.model_dump())
+        write_text(target / files["page"], render(report))
+        write_manifest(target, format_version=FORMAT_VERSION, kind="model", fields={"name": out.name})
+    return report
+
+
+def nearest_feasible(
+    maker: Maker, task: Task, limits: Mapping[str, float], error: InfeasibleError, *, seed: int
+) -> dict[str, Any]:
+    """Describe the model that comes nearest to an infeasible request: the binding limits raised as far as needed.
+
+    Args:
+        maker: The factory and device.
+        task: The task.
+        limits: The request's ceilings.
+        error: Why it failed.
+        seed: Seed of the candidates.
+
+    Returns:
+        The raised `limits` and the `costs` of the model that meets them.
+    """
+    raised = dict(limits)
+    while True:
+        raised[error.limit] = error.smallest * 1.02
+        try:
+            _, config = maker.find(task, raised, seed=seed)[0]
+        except InfeasibleError as another:
+            error = another
+            continue
+        return {"limits": raised, "costs": maker._costs(config).model_dump(exclude_none=True)}

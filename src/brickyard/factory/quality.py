@@ -1,0 +1,195 @@
+"""Quality of made models on held-out pictures, run through ONNX Runtime as a user would."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+import onnxruntime
+
+from brickyard.assemble.assembly import Assembly
+from brickyard.core.config import Config
+from brickyard.core.task import Task, Vocabulary
+from brickyard.data.examples import Examples, Preprocess
+from brickyard.data.geometry import GeometrySpec, task_scenes
+from brickyard.export.blueprint import Blueprint
+from brickyard.factory.records import Quality
+
+Floats = npt.NDArray[np.float32]
+Labels = npt.NDArray[np.int64]
+
+
+def open_session(model: onnx.ModelProto | bytes, *, threads: int = 1) -> onnxruntime.InferenceSession:
+    """Open a model for running on the CPU."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
+    options.log_severity_level = 3
+    content = model if isinstance(model, bytes) else model.SerializeToString()
+    return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+
+
+def scores_of(session: onnxruntime.InferenceSession, inputs: Floats) -> Floats:
+    """Run a model of batch 1 on inputs `[N, channels, height, width]`; scores `[N, outputs]`."""
+    name = session.get_inputs()[0].name
+    return np.concatenate([session.run(None, {name: inputs[i : i + 1]})[0] for i in range(len(inputs))])
+
+
+def task_labels(task: Task, vocabulary: Vocabulary) -> tuple[str, ...]:
+    """Return what the outputs of a model for a task mean, in order."""
+    return ("absent", "present") if task.kind == "properties" else task.words
+
+
+def task_examples(
+    task: Task,
+    vocabulary: Vocabulary,
+    *,
+    heldout: Examples | None,
+    geometry: GeometrySpec | None,
+    count: int,
+    seed: int,
+) -> tuple[npt.NDArray[np.uint8], Labels] | None:
+    """Return held-out pictures with the labels they have in a task.
+
+    Args:
+        task: The task.
+        vocabulary: Its words.
+        heldout: Labelled pictures; None where scenes are drawn.
+        geometry: Generator of scenes, used when there are no `heldout` pictures.
+        count: Most pictures; for scenes, half of them show what the task names.
+        seed: Seed of scenes.
+
+    Returns:
+        Pictures `[N, height, width, channels]` and output indices `[N]`; None where nothing is labelled for the task.
+    """
+    if heldout is None:
+        if geometry is None or not task.words:
+            return None
+        drawn, present = task_scenes(geometry, task.values(vocabulary), count, seed)
+        return drawn.images, present.astype(np.int64)
+    if task.kind == "properties":
+        labels = heldout.holds(task.values(vocabulary)).astype(np.int64)
+        keep = np.arange(len(heldout))[:count]
+    else:
+        classes = task.class_indices(vocabulary)
+        position = {index: place for place, index in enumerate(classes)}
+        labels = np.array([position.get(int(index), -1) for index in heldout.classes], dtype=np.int64)
+        keep = np.flatnonzero(labels >= 0)[:count]
+    return (heldout.images[keep], labels[keep]) if len(keep) else None
+
+
+def recalls(scores: Floats, labels: Labels) -> dict[int, float]:
+    """Return the share of right answers of each label that occurs."""
+    answers = scores.argmax(1)
+    return {int(label): float((answers[labels == label] == label).mean()) for label in np.unique(labels)}
+
+
+def rate(task: Task, vocabulary: Vocabulary, scores: Floats, labels: Labels) -> tuple[float, dict[str, float]]:
+    """Return the quality of answers and the recall of each label by name.
+
+    Args:
+        task: The task.
+        vocabulary: Its words.
+        scores: `[N, outputs]`.
+        labels: `[N]`.
+
+    Returns:
+        Balanced accuracy for property tasks, accuracy for class tasks; and the recalls.
+    """
+    names = task_labels(task, vocabulary)
+    by_label = recalls(scores, labels)
+    named = {names[label]: value for label, value in by_label.items()}
+    if task.kind == "properties":
+        return float(np.mean(list(by_label.values()))), named
+    return float((scores.argmax(1) == labels).mean()), named
+
+
+def measure_quality(
+    session: onnxruntime.InferenceSession,
+    task: Task,
+    vocabulary: Vocabulary,
+    preprocess: Preprocess,
+    examples: tuple[npt.NDArray[np.uint8], Labels],
+    *,
+    whole: float | None,
+    source: str,
+) -> Quality:
+    """Run a made model on labelled pictures.
+
+    Args:
+        session: The model.
+        task: Its task.
+        vocabulary: Words of the factory.
+        preprocess: Of the factory.
+        examples: Pictures and labels.
+        whole: Quality of the whole network for the task, if known.
+        source: Where the pictures come from, for the report.
+
+    Returns:
+        The quality.
+    """
+    images, labels = examples
+    value, per_class = rate(task, vocabulary, scores_of(session, preprocess.apply(images)), labels)
+    metric = "balanced_accuracy" if task.kind == "properties" else "accuracy"
+    return Quality(
+        metric=metric, value=value, whole=whole, per_class=per_class, examples=len(labels), source=source
+    )
+
+
+def task_config(blueprint: Blueprint, assembly: Assembly, task: Task, vocabulary: Vocabulary, mask: Any) -> Config:
+    """Return the config of a mask for a task: classes sliced, every other choice at its largest."""
+    others = dict(blueprint.space.largest())
+    if task.kind == "classes":
+        others["classes"] = task.class_indices(vocabulary)
+    return assembly.config(mask, others)
+
+
+def measure_curve(
+    source: Any, blueprint: Blueprint, assembly: Assembly, *, split: Any, limits: Sequence[float], seed: int
+) -> Mapping[str, Any]:
+    """Measure quality at each limit for the tasks of a factory.
+
+    Args:
+        source: The data source the factory was trained on.
+        blueprint: The exported network.
+        assembly: The trained assembler.
+        split: Known and unseen tasks of a property vocabulary; None for classes, where 12 random subsets of 2 to 5
+            classes and the task of all classes stand for the rest.
+        limits: Shares of all MACs.
+        seed: Seed of scenes and subsets.
+
+    Returns:
+        JSON record: `limits`, and by task `known`, `quality` and `macs_share` at each limit.
+    """
+    vocabulary: Vocabulary = source.vocabulary
+    known: dict[Task, bool | None]
+    if split is None:
+        rng = np.random.default_rng(seed)
+        words = np.array(vocabulary.words)
+        known = {vocabulary.all(): None}
+        for _ in range(12):
+            size = int(rng.integers(2, min(5, len(words)) + 1))
+            known[vocabulary.task(rng.choice(words, size, replace=False).tolist())] = None
+    else:
+        known = {**dict.fromkeys(split.known, True), **dict.fromkeys(split.unseen, False)}
+    heldout = None if source.geometry is not None else source.heldout
+    tasks: dict[str, Any] = {}
+    whole = blueprint.count(blueprint.space.largest()).macs
+    for number, (task, is_known) in enumerate(known.items()):
+        drawn = task_examples(
+            task, vocabulary, heldout=heldout, geometry=source.geometry, count=400, seed=seed + 90_000 + number
+        )
+        if drawn is None or len(np.unique(drawn[1])) < 2:
+            continue
+        inputs = source.preprocess.apply(drawn[0])
+        masks = assembly.masks(assembly.logits(task.vector(vocabulary), limits), limits)
+        row: dict[str, Any] = {"known": is_known, "quality": [], "macs_share": []}
+        for mask in masks:
+            config = task_config(blueprint, assembly, task, vocabulary, mask)
+            scores = scores_of(open_session(blueprint.cut(config)), inputs)
+            row["quality"].append(round(rate(task, vocabulary, scores, drawn[1])[0], 4))
+            row["macs_share"].append(round(blueprint.count(config).macs / whole, 4))
+        tasks[task.text] = row
+    return {"limits": list(limits), "examples": 400, "seed": seed, "tasks": tasks}
