@@ -100,6 +100,6 @@ class ElasticConv2d(Brick):
         groups = max(1, out_channels) if self.depthwise else 1
         plain = nn.Conv2d(1, 1, kernel_size, self.stride, kernel_size // 2, bias=bias is not None)
         plain.in_channels, plain.out_channels, plain.groups = in_channels * groups, out_channels, groups
-        plain.weight = weight  # type: ignore[assignment]
-        plain.bias = bias  # type: ignore[assignment]
+        plain.weight = weight
+        plain.bias = bias
         return plain

@@ -70,6 +70,6 @@ class ElasticLinear(Brick):
         assert weight is not None
         plain = nn.Linear(1, 1, bias=bias is not None)
         plain.out_features, plain.in_features = weight.shape
-        plain.weight = weight  # type: ignore[assignment]
+        plain.weight = weight
         plain.bias = bias  # type: ignore[assignment]
         return plain

@@ -50,7 +50,7 @@ class Width:
         Returns:
             Activations of the same shape.
         """
-        gates = self.decision.gates if isinstance(self.decision, Subset) else None
+        gates: Tensor | None = self.decision.gates if isinstance(self.decision, Subset) else None
         if gates is None:
             return x
         shape = [1] * x.dim()

@@ -201,7 +201,7 @@ class Subset(Decision):
 
     @property
     def size(self) -> int:
-        size, term = 2**self.count, 1
+        size, term = int(2**self.count), 1
         for chosen in range(self.minimum):
             size -= term
             term = term * (self.count - chosen) // (chosen + 1)

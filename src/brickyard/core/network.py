@@ -174,6 +174,8 @@ class _Extraction:
 
     def _container(self, module: nn.Module) -> nn.Module:
         clone = copy.copy(module)
+        tables = {name: value for name, value in vars(module).items() if isinstance(value, dict | set | list)}
+        vars(clone).update({name: copy.copy(value) for name, value in tables.items()})
         clone._parameters = {
             name: None if tensor is None else self._copy(tensor, tensor)  # type: ignore[misc]
             for name, tensor in module._parameters.items()

@@ -40,7 +40,8 @@ class Residual(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Compute `activation(shortcut(x) + body(x))`."""
-        return self.activation(self.shortcut(x) + self.body(x))
+        y: Tensor = self.activation(self.shortcut(x) + self.body(x))
+        return y
 
 
 class Scale(nn.Module):
@@ -56,4 +57,5 @@ class Scale(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Compute `x * factor(x)`."""
-        return x * self.factor(x)
+        y: Tensor = x * self.factor(x)
+        return y
