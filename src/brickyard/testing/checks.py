@@ -194,7 +194,7 @@ def check_sharing_kept(network: Network, *, samples: int = 8, seed: int = 0) -> 
 
 @torch.no_grad()
 def check_weights_untouched(network: Network, *, samples: int = 8, seed: int = 0) -> None:
-    """Check that configuring, extracting and computing change no weight bit and no mode, and restore the config.
+    """Check that configuring, extracting and computing change no weight bit, mode or active config.
 
     Args:
         network: Network to check; left as it is.
