@@ -77,7 +77,9 @@ ASSEMBLERS: dict[str, Callable[[Weights, Any, Any], Any]] = {"additive": additiv
 """The assemblers by name."""
 
 
-def initial_weights(kind: str, *, num_words: int, num_bricks: int, seed: int, hidden: int = 64) -> dict[str, Floats]:
+def initial_weights(
+    kind: str, *, num_words: int, num_bricks: int, seed: int, hidden: int = 64, word_bricks: range | None = None
+) -> dict[str, Floats]:
     """Draw the weights an assembler starts training with; most bricks start open.
 
     Args:
@@ -86,6 +88,8 @@ def initial_weights(kind: str, *, num_words: int, num_bricks: int, seed: int, hi
         num_bricks: Number of logits.
         seed: Seed of the draw.
         hidden: Hidden units of the small layers.
+        word_bricks: Bricks of the head that belong to one word each; they start open for their word alone (not with
+            the MLP, whose logits do not belong to words).
 
     Returns:
         Weights by name.
@@ -120,6 +124,10 @@ def initial_weights(kind: str, *, num_words: int, num_bricks: int, seed: int, hi
         "limit.out.weight": normal(hidden, num_bricks, 0.1 * hidden**-0.5),
         "limit.out.bias": zeros(num_bricks, 0.5),
     }
+    if word_bricks is not None:
+        weights["words"][:, word_bricks.start : word_bricks.stop] = 6 * np.eye(num_words, dtype=np.float32)
+        weights["limit.out.weight"][:, word_bricks.start : word_bricks.stop] = 0
+        weights["limit.out.bias"][word_bricks.start : word_bricks.stop] = -3
     if kind == "low_rank":
         rank = max(4, hidden // 4)
         weights["left"] = normal(num_words, rank, num_words**-0.5)

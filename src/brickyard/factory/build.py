@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import platform
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from brickyard.assemble.assembler import ASSEMBLERS, initial_weights, limit_features
 from brickyard.assemble.assembly import Assembly, block_subsets, raise_floors
 from brickyard.assemble.discretise import DISCRETISERS, penalty
+from brickyard.core.decision import Subset
 from brickyard.core.errors import TrainError
 from brickyard.core.files import new_folder, write_bytes, write_json, write_manifest
 from brickyard.core.network import Network
@@ -106,7 +107,9 @@ class TorchAssembler(nn.Module):
         self.kind, self.discretiser = kind, discretiser
         self.subsets = block_subsets(network.space)
         num_bricks = sum(subset.count for subset in self.subsets)
-        initial = initial_weights(kind, num_words=num_words, num_bricks=num_bricks, seed=seed)
+        initial = initial_weights(
+            kind, num_words=num_words, num_bricks=num_bricks, seed=seed, word_bricks=word_bricks(self.subsets)
+        )
         self.names = {name.replace(".", "_"): name for name in initial}
         self.weights = nn.ParameterDict(
             {name.replace(".", "_"): nn.Parameter(torch.from_numpy(value)) for name, value in initial.items()}
@@ -139,6 +142,16 @@ class TorchAssembler(nn.Module):
         """Return what making models needs, without torch."""
         weights = {name: value.detach().cpu().numpy().copy() for name, value in self.named().items()}
         return Assembly(self.kind, weights, network.space, costs, fixed_cost)
+
+
+def word_bricks(subsets: Sequence[Subset]) -> range | None:
+    """Return which bricks of a presence head belong to one word each, None for other heads."""
+    start = 0
+    for subset in subsets:
+        if subset.name == "head.words":
+            return range(start, start + subset.count)
+        start += subset.count
+    return None
 
 
 def brick_costs(blueprint: Blueprint) -> tuple[npt.NDArray[np.float32], float]:
@@ -233,10 +246,9 @@ def _network(source: DataSource, settings: BuildSettings) -> Network:
     size = source.preprocess.height
     if source.preprocess.width != size:
         raise TrainError(f"pictures are {size} x {source.preprocess.width}; this network needs square ones, set a size")
-    outputs = 2 if kind == "presence" else len(source.vocabulary.words)
     network = build(
         settings.network,
-        num_outputs=outputs,
+        num_outputs=len(source.vocabulary.words),
         head_kind=kind,
         in_channels=source.preprocess.channels,
         image_size=size,

@@ -13,14 +13,15 @@ from torch.nn import functional as F
 from brickyard.core.errors import TrainError
 from brickyard.core.network import Network
 from brickyard.train.checkpoint import load_checkpoint, save_checkpoint
-from brickyard.train.joint import Augment, Batch, Batches, Record, RecordMeans, TrainSettings, one_cycle, place_cells
+from brickyard.train.joint import Augment, Batch, Batches, Record, RecordMeans, TrainSettings, object_places, one_cycle
+from brickyard.train.tasks import object_words
 
 
 class BackboneTraining:
     """Trains all bricks together: every property of every object, or the class of every picture.
 
-    For properties a temporary head scores all words at every place: at the centres of objects where boxes are known, and
-    over the whole picture by the maximum. For classes the network's own head is trained.
+    For properties the layer `head.missing` learns each word at every place: at the centres of objects and at empty places
+    where boxes are known, and over the whole picture by the maximum. For classes the whole head is trained.
 
     Args:
         network: The supernet with everything on, changed in place; its root has the parts `stem`, `stages` and `head`.
@@ -41,17 +42,12 @@ class BackboneTraining:
         folder: Path | None = None,
         augment: Augment | None = None,
     ) -> None:
-        self.network, self.group_sizes = network, group_sizes
+        self.network = network
+        self.group_sizes = None if group_sizes is None else list(group_sizes)
         self.batches, self.settings, self.augment = batches, settings, augment
         self.path = None if folder is None else folder / "backbone.safetensors"
         self.device = next(network.parameters()).device
-        self.words: nn.Module = nn.Identity()
-        if group_sizes is not None:
-            channels = network.root.get_submodule("head.score").weight.shape[1]  # type: ignore[index, union-attr]
-            self.words = nn.Conv2d(int(channels), sum(group_sizes), 1).to(self.device)
-        self.optimizer = torch.optim.AdamW(
-            [*network.parameters(), *self.words.parameters()], weight_decay=settings.weight_decay
-        )
+        self.optimizer = torch.optim.AdamW(network.parameters(), weight_decay=settings.weight_decay)
         self.step = 0
 
     def run(self, *, record_every: int = 50) -> Iterator[Record]:
@@ -66,7 +62,7 @@ class BackboneTraining:
         Raises:
             TrainError: The loss is not finite.
         """
-        modules = {"network": self.network, "words": self.words}
+        modules = {"network": self.network}
         identity = {**self.settings.to_json(), "stage": "backbone"}
         if self.path is not None and self.path.is_file():
             self.step = load_checkpoint(self.path, modules=modules, optimizer=self.optimizer, settings=identity)
@@ -112,24 +108,22 @@ class BackboneTraining:
     def _words(self, pictures: Tensor, batch: Batch) -> tuple[Tensor, float]:
         assert self.group_sizes is not None
         root = self.network.root
-        maps = self.words(root.get_submodule("stages")(root.get_submodule("stem")(pictures))).float()
-        starts = np.concatenate([[0], np.cumsum(self.group_sizes)[:-1]])
+        features = root.get_submodule("stages")(root.get_submodule("stem")(pictures))
+        scores = -root.get_submodule("head.missing")(features).float()
         samples, objects = np.nonzero(batch.objects[:, :, 0] >= 0)
-        values = batch.objects[samples, objects].astype(np.int64)
-        present = np.zeros((len(pictures), sum(self.group_sizes)), dtype=np.float32)
-        for group, start in enumerate(starts):
-            present[samples, start + values[:, group]] = 1
-        wanted = torch.from_numpy(present).to(maps.device)
-        whole = maps.amax((2, 3))
+        words = object_words(batch.objects, np.array(self.group_sizes))
+        wanted = torch.from_numpy(words.max(1)).to(scores.device)
+        whole = scores.amax((2, 3))
         loss = F.binary_cross_entropy_with_logits(whole, wanted)
         if batch.boxes is None:
             return loss, float(((whole > 0) == (wanted > 0.5)).float().mean())
-        rows, columns = place_cells(batch.boxes[samples, objects], maps.shape[2], maps.shape[3])
-        there = maps[samples, :, rows, columns]
-        right = []
-        for group, (start, size) in enumerate(zip(starts, self.group_sizes, strict=True)):
-            scores = there[:, int(start) : int(start) + size]
-            labels = torch.from_numpy(values[:, group]).to(maps.device)
-            loss = loss + F.cross_entropy(scores, labels)
-            right.append((scores.argmax(1) == labels).float().mean())
-        return loss, float(torch.stack(right).mean())
+        at, empty = object_places(scores, batch, samples, objects)
+        there = scores[at[0], :, at[1], at[2]]
+        target = torch.from_numpy(words[samples, objects]).to(scores.device)
+        loss = loss + 4 * F.binary_cross_entropy_with_logits(there, target)
+        loss = loss + F.softplus(scores.movedim(1, 3)[empty]).mean()
+        right = [
+            part.argmax(1) == goal.argmax(1)
+            for part, goal in zip(there.split(self.group_sizes, 1), target.split(self.group_sizes, 1), strict=True)
+        ]
+        return loss, float(torch.stack(right).float().mean())

@@ -157,19 +157,31 @@ def one_cycle(step: int, steps: int) -> float:
     return progress / 0.1 if progress < 0.1 else 0.5 * (1 + math.cos(math.pi * (progress - 0.1) / 0.9))
 
 
-def place_cells(
-    boxes: npt.NDArray[np.float32], height: int, width: int
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Return rows and columns of the cells of a `height` x `width` map that the centres of boxes fall into.
+def object_places(
+    scores: Tensor, batch: Batch, samples: npt.NDArray[np.int64], objects: npt.NDArray[np.int64]
+) -> tuple[tuple[npt.NDArray[np.int64], ...], Tensor]:
+    """Find the cells of a map that hold the centres of objects, and those without any object near.
 
     Args:
-        boxes: `[boxes, 4]` as x0, y0, x1, y1 in shares of the picture.
-        height: Rows of the map.
-        width: Columns of the map.
+        scores: Map `[batch, words, height, width]`.
+        batch: Pictures with boxes.
+        samples: Picture of each object.
+        objects: Number of each object in its picture.
+
+    Returns:
+        Picture, row and column of each object; and whether a cell `[batch, height, width]` is empty.
     """
+    assert batch.boxes is not None
+    height, width = scores.shape[2:]
+    boxes = batch.boxes[samples, objects]
     centers = (boxes[:, :2] + boxes[:, 2:]) / 2
     rows = np.minimum((centers[:, 1] * height).astype(np.int64), height - 1)
-    return rows, np.minimum((centers[:, 0] * width).astype(np.int64), width - 1)
+    columns = np.minimum((centers[:, 0] * width).astype(np.int64), width - 1)
+    empty = np.ones((len(scores), height, width), dtype=np.bool_)
+    for row in (-1, 0, 1):
+        for column in (-1, 0, 1):
+            empty[samples, np.clip(rows + row, 0, height - 1), np.clip(columns + column, 0, width - 1)] = False
+    return (samples, rows, columns), torch.from_numpy(empty).to(scores.device)
 
 
 class JointTraining:
@@ -252,7 +264,7 @@ class JointTraining:
         settings = self.settings
         progress = min(1.0, self.step / max(1.0, settings.anneal * settings.steps))
         low = 1.0 - (1.0 - settings.lowest_limit) * progress
-        limits = rng.uniform(low, 1.0, count)
+        limits = low + (1.0 - low) * rng.random(count) ** 1.5
         draw = rng.random(count)
         limits[draw < 0.1] = 1.0
         limits[draw > 0.85] = low
@@ -290,7 +302,7 @@ class JointTraining:
         limits = torch.from_numpy(self._limits(len(labels), rng)).to(self.device)
         self._choose(rng)
         mixed = torch.autocast(self.device.type, torch.bfloat16) if settings.precision == "bf16" else nullcontext()
-        with mixed, score_map(self.network) as maps:
+        with mixed, score_maps(self.network) as maps:
             scores, gates, penalty = self._forward(pictures, tasks, limits)
             place_loss = settings.places * _place_loss(maps, batch, questions) if settings.places > 0 else 0.0
             teacher = None
@@ -361,38 +373,46 @@ def split_gates(gates: Tensor, subsets: list[Subset]) -> Mapping[str, Tensor]:
 
 
 @contextmanager
-def score_map(network: Network) -> Iterator[list[Tensor]]:
-    """Collect, inside a `with` block, the maps of scores by place that a head named `head.score` gives."""
-    maps: list[Tensor] = []
-    head = getattr(network.root, "head", None)
-    score = getattr(head, "score", None)
-    if not isinstance(score, nn.Module):
-        yield maps
-        return
-    handle = score.register_forward_hook(lambda _module, _inputs, output: maps.append(output))
+def score_maps(network: Network) -> Iterator[dict[str, Tensor]]:
+    """Collect, inside a `with` block, what the layers `missing` and `score` of a presence head give by place."""
+    maps: dict[str, Tensor] = {}
+    layers = dict(network.root.named_modules())
+    handles = []
+    for name in ("missing", "score"):
+        layer = layers.get(f"head.{name}")
+        if layer is not None:
+
+            def keep(_module: nn.Module, _inputs: Any, output: Tensor, name: str = name) -> None:
+                maps[name] = output.float()
+
+            handles.append(layer.register_forward_hook(keep))
     try:
         yield maps
     finally:
-        handle.remove()
+        for handle in handles:
+            handle.remove()
 
 
-def _place_loss(maps: list[Tensor], batch: Batch, questions: Questions) -> Tensor | float:
-    """Cross entropy of the scores at the centres of objects, and at places without any, which never answer.
+def _place_loss(maps: Mapping[str, Tensor], batch: Batch, questions: Questions) -> Tensor | float:
+    """Cross entropy at the centres of objects and at empty places: of the answer, and of each word of the task.
 
-    A box says where an object is, so the question can be answered there; this credits the right place and trains
-    several times faster than the maximum over the picture alone.
+    A box says where an object is, so the question can be answered there; this credits the right place and the right word
+    and trains several times faster than the maximum over the picture alone.
     """
-    if not maps or batch.boxes is None or questions.hits is None:
+    if not maps or batch.boxes is None or questions.hits is None or questions.words is None:
         return 0.0
-    scores = maps[0][:, 0].float()
-    height, width = scores.shape[1:]
+    scores, present = maps["score"], -maps["missing"]
     samples, objects = np.nonzero(batch.objects[:, :, 0] >= 0)
-    at = (samples, *place_cells(batch.boxes[samples, objects], height, width))
+    at, empty = object_places(scores, batch, samples, objects)
     hit = torch.from_numpy(questions.hits[samples, objects].astype(np.float32)).to(scores.device)
-    loss = F.binary_cross_entropy_with_logits(scores[at], hit)
-    empty = np.ones(scores.shape, dtype=np.bool_)
-    for row in (-1, 0, 1):
-        for column in (-1, 0, 1):
-            empty[at[0], np.clip(at[1] + row, 0, height - 1), np.clip(at[2] + column, 0, width - 1)] = False
-    elsewhere = scores[torch.from_numpy(empty).to(scores.device)]
-    return loss + 0.5 * F.softplus(elsewhere).mean()
+    answer = F.binary_cross_entropy_with_logits(scores[at[0], 0, at[1], at[2]], hit)
+    answer = answer + 0.5 * F.softplus(scores[:, 0][empty]).mean()
+    asked = torch.from_numpy(questions.tasks).to(scores.device)
+    right = torch.from_numpy(questions.words[samples, objects]).to(scores.device)
+    words = F.binary_cross_entropy_with_logits(present[at[0], :, at[1], at[2]], right, reduction="none")
+    elsewhere = F.softplus(present).movedim(1, 3) * asked[:, None, None, :]
+    return (
+        answer
+        + 2 * (words * asked[samples]).sum() / asked[samples].sum().clamp(min=1)
+        + 0.5 * elsewhere[empty].sum() / (empty.sum((1, 2)).to(asked) @ asked.sum(1)).clamp(min=1)
+    )

@@ -24,12 +24,14 @@ class Questions:
         labels: The right output index `[batch]`: absent 0 or present 1, or the index of the class.
         allowed: For class tasks, which outputs belong to the task `[batch, classes]`; None for property tasks.
         hits: For property tasks, which objects of the picture answer it `[batch, objects]`; None for class tasks.
+        words: For property tasks, which words each object has `[batch, objects, words]`; None for class tasks.
     """
 
     tasks: npt.NDArray[np.float32]
     labels: Ints
     allowed: npt.NDArray[np.bool_] | None = None
     hits: npt.NDArray[np.bool_] | None = None
+    words: npt.NDArray[np.float32] | None = None
 
 
 @dataclass(frozen=True)
@@ -118,6 +120,7 @@ class PropertyQuestions:
                 self.values[row, group] = value
         self.lengths = (self.values >= 0).sum(1)
         self.near_share = near_share
+        self.sizes = np.array(vocabulary.sizes)
 
     def __call__(self, objects: npt.NDArray[np.int16], rng: np.random.Generator) -> Questions:
         """Ask each picture one task.
@@ -141,7 +144,25 @@ class PropertyQuestions:
         chosen = (noise + pool).argmax(1)
         rows = np.arange(len(objects))
         hits = shared[rows, :, chosen] == self.lengths[chosen, None]
-        return Questions(self.vectors[chosen], holds[rows, chosen].astype(np.int64), hits=hits)
+        return Questions(
+            self.vectors[chosen], holds[rows, chosen].astype(np.int64), hits=hits, words=object_words(objects, self.sizes)
+        )
+
+
+def object_words(objects: npt.NDArray[np.int16], sizes: Ints) -> npt.NDArray[np.float32]:
+    """Return which words each object has.
+
+    Args:
+        objects: Property values `[batch, objects, groups]`, -1 where there is no object.
+        sizes: Values of each property, `[groups]`.
+
+    Returns:
+        Multi-hot `[batch, objects, words]`, zeros where there is no object.
+    """
+    words = np.zeros((*objects.shape[:2], int(sizes.sum())), dtype=np.float32)
+    starts = np.concatenate([[0], np.cumsum(sizes)[:-1]])
+    np.put_along_axis(words, starts + objects.clip(min=0), (objects >= 0).astype(np.float32), axis=2)
+    return words
 
 
 class ClassQuestions:

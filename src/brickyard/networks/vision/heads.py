@@ -15,26 +15,16 @@ from brickyard.core.decision import Subset
 HeadKind = Literal["classes", "presence"]
 
 
-def head(kind: HeadKind, in_channels: int, *, num_outputs: int) -> nn.Sequential:
-    """Build a head.
+def class_head(in_channels: int, *, num_outputs: int) -> nn.Sequential:
+    """Build a head that averages over the picture and gives one score per class.
 
     Args:
-        kind: `classes` averages over the picture and gives one score per class, whose rows a `Subset` named `classes`
-            cuts; `presence` scores every place (`score`, `[batch, 1, height, width]`), takes the maximum, since one
-            object anywhere answers the question, and gives the scores absent and present.
         in_channels: Channels of the features.
-        num_outputs: Number of classes; 2 for `presence`.
+        num_outputs: Number of classes; a `Subset` named `classes` cuts their rows.
 
     Returns:
-        A module from `[batch, in_channels, height, width]` to `[batch, num_outputs]`.
+        A module from `[batch, in_channels, height, width]` to `[batch, classes]`.
     """
-    if kind == "presence":
-        answer = nn.Linear(1, 2)
-        answer.weight.data = torch.tensor([[-0.5], [0.5]])
-        answer.bias.data.zero_()
-        score = ElasticConv2d(in_channels, 1, 1, bias=True)
-        pool = nn.AdaptiveMaxPool2d(1)
-        return nn.Sequential(OrderedDict(score=score, pool=pool, flatten=nn.Flatten(), answer=answer))
     classes = Width(Subset("classes", num_outputs, minimum=1), num_outputs)
     return nn.Sequential(
         OrderedDict(
@@ -43,3 +33,54 @@ def head(kind: HeadKind, in_channels: int, *, num_outputs: int) -> nn.Sequential
             linear=ElasticLinear(in_channels, num_outputs, width_out=classes),
         )
     )
+
+
+def presence_head(in_channels: int, *, num_words: int) -> nn.Sequential:
+    """Build a head that tells whether an object with all words of a task is anywhere in the picture.
+
+    At every place, `missing` says for each word how much it is missing there; the words whose bricks are on veto the
+    place, so any combination of words is answered by the sum (`score`). The best place decides.
+
+    Args:
+        in_channels: Channels of the features.
+        num_words: Words of the vocabulary, one brick each of a `Subset` named `head.words`.
+
+    Returns:
+        A module from `[batch, in_channels, height, width]` to the scores absent and present, `[batch, 2]`.
+    """
+    words = Width(Subset("head.words", num_words, minimum=1), num_words)
+    missing = ElasticConv2d(in_channels, num_words, 1, bias=True, width_out=words)
+    missing.weight.data.mul_(0.5)
+    score = ElasticConv2d(num_words, 1, 1, bias=True, width_in=words)
+    score.weight.data.fill_(-1.0)
+    assert score.bias is not None
+    score.bias.data.fill_(1.0)
+    answer = nn.Linear(1, 2)
+    answer.weight.data = torch.tensor([[-0.5], [0.5]])
+    answer.bias.data.zero_()
+    return nn.Sequential(
+        OrderedDict(
+            missing=missing,
+            act=nn.ReLU(),
+            score=score,
+            pool=nn.AdaptiveMaxPool2d(1),
+            flatten=nn.Flatten(),
+            answer=answer,
+        )
+    )
+
+
+def head(kind: HeadKind, in_channels: int, *, num_outputs: int) -> nn.Sequential:
+    """Build a head by its kind.
+
+    Args:
+        kind: `classes` for `class_head`, `presence` for `presence_head`.
+        in_channels: Channels of the features.
+        num_outputs: Classes, or words.
+
+    Returns:
+        The head.
+    """
+    if kind == "classes":
+        return class_head(in_channels, num_outputs=num_outputs)
+    return presence_head(in_channels, num_words=num_outputs)

@@ -37,7 +37,7 @@ def mobile_cnn(
     every stage owns a `Choice` `stage<i>.depth`. The first block of a stage has no shortcut and keeps one group.
 
     Args:
-        num_outputs: Scores that the head gives.
+        num_outputs: Classes of a `classes` head, words of a `presence` head.
         head_kind: See `brickyard.networks.vision.heads.head`.
         in_channels: Channels of a picture.
         image_size: Height and width of a picture in pixels.
@@ -91,7 +91,7 @@ def mobile_cnn(
 
 @NETWORKS.add("mobile_cnn_pico")
 def mobile_cnn_pico(
-    *, num_outputs: int = 2, head_kind: HeadKind = "presence", in_channels: int = 3, image_size: int = 16
+    *, num_outputs: int = 4, head_kind: HeadKind = "presence", in_channels: int = 3, image_size: int = 16
 ) -> Network:
     """Build a MobileNetV3-style CNN of a few thousand parameters, for tests."""
     return mobile_cnn(
@@ -112,7 +112,7 @@ def mobile_cnn_pico(
 
 @NETWORKS.add("mobile_cnn_small")
 def mobile_cnn_small(
-    *, num_outputs: int = 2, head_kind: HeadKind = "presence", in_channels: int = 3, image_size: int = 32
+    *, num_outputs: int = 4, head_kind: HeadKind = "presence", in_channels: int = 3, image_size: int = 32
 ) -> Network:
     """Build a MobileNetV3-style CNN for pictures of 32 to 96 pixels."""
     return mobile_cnn(

@@ -31,7 +31,7 @@ def residual_cnn(
     """Build a residual CNN; every block owns one `Subset` named `stage<i>.block<j>`.
 
     Args:
-        num_outputs: Scores that the head gives.
+        num_outputs: Classes of a `classes` head, words of a `presence` head.
         head_kind: See `brickyard.networks.vision.heads.head`.
         in_channels: Channels of a picture.
         image_size: Height and width of a picture in pixels.
@@ -83,7 +83,7 @@ def residual_cnn(
 
 @NETWORKS.add("residual_cnn_pico")
 def residual_cnn_pico(
-    *, num_outputs: int = 2, head_kind: HeadKind = "presence", in_channels: int = 3, image_size: int = 16
+    *, num_outputs: int = 4, head_kind: HeadKind = "presence", in_channels: int = 3, image_size: int = 16
 ) -> Network:
     """Build a residual CNN of about 4 k parameters, for tests."""
     return residual_cnn(
@@ -101,20 +101,22 @@ def residual_cnn_pico(
 
 @NETWORKS.add("residual_cnn_small")
 def residual_cnn_small(
-    *, num_outputs: int = 2, head_kind: HeadKind = "presence", in_channels: int = 3, image_size: int = 32
+    *, num_outputs: int = 4, head_kind: HeadKind = "presence", in_channels: int = 3, image_size: int = 32
 ) -> Network:
-    """Build a residual CNN for pictures of 32 to 96 pixels: six blocks of 16 groups, streams of 24, 48 and 64."""
+    """Build a residual CNN of about 0.2 M parameters for pictures of 32 to 96 pixels: five blocks, 108 bricks."""
     return residual_cnn(
         num_outputs=num_outputs,
         head_kind=head_kind,
         in_channels=in_channels,
         image_size=image_size,
-        widths=(24, 48, 64),
-        blocks_per_stage=(2, 2, 2),
-        groups_per_block=(16, 16, 16),
-        group_channels=(4, 8, 8),
+        widths=(24, 48),
+        blocks_per_stage=(1, 4),
+        groups_per_block=(12, 24),
+        group_channels=(4, 4),
         stem_stride=2,
-        stage_strides=(1, 2, 1),
+        stem_kernel=5,
+        block_kernels=(3, 1),
+        stage_strides=(1, 2),
     )
 
 
