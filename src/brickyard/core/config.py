@@ -24,7 +24,7 @@ class Config(Mapping[str, Any]):
 
     Example:
         >>> Config({"depth": 2, "stage1": [0, 3]}).digest()[:4]
-        'd6b6'
+        '929c'
     """
 
     def __init__(self, values: Mapping[str, Any]) -> None:

@@ -164,7 +164,10 @@ def read_manifest(folder: Path, *, format_version: int, kind: str) -> dict[str, 
             f"{folder} has format version {record.get('format_version')}; this brickyard reads {format_version}. "
             "Make the artifact again or install the brickyard that wrote it"
         )
-    for name, digest in record["sha256"].items():
+    hashes = record.get("sha256")
+    if not isinstance(hashes, dict):
+        raise ArtifactError(f"{folder}/manifest.json lists no hashes; copy or make the folder again")
+    for name, digest in hashes.items():
         file = folder / name
         if not file.is_file():
             raise ArtifactError(f"{file} is missing; the folder is incomplete, copy or make it again")

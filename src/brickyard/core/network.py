@@ -140,6 +140,7 @@ class _Extraction:
 
     def __init__(self) -> None:
         self.modules: dict[int, nn.Module] = {}
+        self.made: set[int] = set()
         self.tensors: dict[tuple[int, tuple[Cut, ...]], Tensor] = {}
 
     def module(self, module: nn.Module) -> nn.Module:
@@ -148,7 +149,10 @@ class _Extraction:
                 plain = module.extract(self._weights(module), self.module)
             else:
                 plain = self._container(module)
-            plain.train(module.training)
+            for part in plain.modules():
+                if id(part) not in self.made:
+                    part.training = module.training
+            self.made.update(id(part) for part in plain.modules())
             self.modules[id(module)] = plain
         return self.modules[id(module)]
 
