@@ -64,7 +64,8 @@ class ElasticBatchNorm2d(Brick):
         y = F.batch_norm(
             x, mean, variance, active["weight"], active["bias"], self.training, self.momentum, eps=self.eps
         )
-        if self.training and mean.numel() < self.running_mean.numel():
+        is_copy = mean.untyped_storage().data_ptr() != self.running_mean.untyped_storage().data_ptr()
+        if self.training and is_copy:
             assert self.width is not None
             rows = torch.from_numpy(self.width.cut(0).indices(self.width.decision.value)).to(mean.device)
             self.running_mean[rows], self.running_var[rows] = mean, variance
