@@ -1,0 +1,84 @@
+"""`brickyard evaluate`: the quality of a made model on labelled data."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from brickyard.cli.talk import emit
+
+
+def evaluate(
+    model_folder: Annotated[
+        Path,
+        typer.Argument(
+            metavar="MODEL_FOLDER", help="Folder that `brickyard make` wrote; its hashes are verified."
+        ),
+    ],
+    *,
+    data: Annotated[
+        str,
+        typer.Option(
+            metavar="DATA",
+            help="`geometry` (with options as in geometry:noise=0.5), `digits`, a folder of class folders, a "
+            "table, or a hub id.",
+        ),
+    ],
+    attributes: Annotated[
+        str,
+        typer.Option(
+            metavar="COLUMN,...", help="Columns of a table that hold properties; without them it has classes."
+        ),
+    ] = "",
+    label: Annotated[
+        str | None, typer.Option(metavar="COLUMN", help="Column of the class, if not found.")
+    ] = None,
+    image: Annotated[
+        str | None, typer.Option(metavar="COLUMN", help="Column of the image, if not found.")
+    ] = None,
+    part: Annotated[
+        Literal["heldout", "all"],
+        typer.Option(
+            help="The part that training on these data holds out, or all of them (for data never trained on)."
+        ),
+    ] = "heldout",
+    pictures: Annotated[
+        int, typer.Option(metavar="N", min=2, help="Number of scenes that are drawn for `geometry`.")
+    ] = 2000,
+    seed: Annotated[
+        int,
+        typer.Option(metavar="N", help="Seed of the scenes, and of the part held out: that of the training."),
+    ] = 0,
+    threads: Annotated[int, typer.Option(metavar="N", min=1, help="Threads of the runtime.")] = 1,
+    json: Annotated[bool, typer.Option("--json", help="Print the result as one line of JSON.")] = False,
+) -> None:
+    """Measure the quality of a made model on labelled data.
+
+    Balanced accuracy for property tasks; accuracy and the recall of each class for class tasks. The data
+    must have all the words of the model's task; pictures of other classes are left out.
+    """
+    from brickyard.factory.evaluate import evaluate_model
+
+    result = evaluate_model(
+        model_folder,
+        data,
+        attributes=[name.strip() for name in attributes.split(",") if name.strip()],
+        label=label,
+        image=image,
+        part=part,
+        pictures=pictures,
+        seed=seed,
+        threads=threads,
+    )
+    if json:
+        emit(result.model_dump(mode="json"))
+        return
+    typer.echo(
+        f"{result.task}: {result.metric.replace('_', ' ')} {result.value:.4f} "
+        f"on {result.examples} pictures ({result.source})"
+    )
+    width = max(map(len, result.per_class))
+    for name, recall in result.per_class.items():
+        typer.echo(f"  {name:<{width}}  recall {recall:.4f} of {result.counts[name]}")

@@ -1,0 +1,195 @@
+"""`brickyard make`: a task and a budget become a model folder; or a whole file of requests does."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from brickyard.cli.talk import Meter, complain, emit, say
+from brickyard.core.errors import InfeasibleError
+
+if TYPE_CHECKING:
+    from brickyard.factory.factory import Factory
+
+_INFEASIBLE_EXIT = 2
+
+
+def make(
+    factory: Annotated[
+        str,
+        typer.Argument(
+            metavar="FACTORY",
+            help="A factory: a folder, the name of a bundled one, or a hub id (owner/name).",
+        ),
+    ] = "geometry",
+    *,
+    task: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TEXT",
+            help="What the model shall do, in words of the factory; `all` for the generic model.",
+        ),
+    ] = None,
+    latency_ms: Annotated[
+        float | None,
+        typer.Option(metavar="X", help="Ceiling on the median latency of one picture on the device."),
+    ] = None,
+    device: Annotated[
+        str | None,
+        typer.Option(
+            metavar="PROFILE",
+            help="Device profile that latency refers to. Default: this machine, profiled on first use.",
+        ),
+    ] = None,
+    max_macs: Annotated[
+        str | None,
+        typer.Option(
+            metavar="N|25%",
+            help="Ceiling on the MACs of one picture, or on their share of the whole network.",
+        ),
+    ] = None,
+    max_parameters: Annotated[
+        int | None, typer.Option(metavar="N", help="Ceiling on the parameters.")
+    ] = None,
+    max_file_mb: Annotated[
+        float | None, typer.Option(metavar="X", help="Ceiling on the size of model.onnx, in 10^6 bytes.")
+    ] = None,
+    max_memory_mb: Annotated[
+        float | None,
+        typer.Option(metavar="X", help="Ceiling on weights and live activations, in 10^6 bytes."),
+    ] = None,
+    requests: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE.jsonl",
+            help="Make a model for each line: a JSON object with the keys task, budget, device, seed, name, "
+            "all optional.",
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR", help="Model folder to write, must be new or empty; with --requests their parent."
+        ),
+    ] = None,
+    threads: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N", min=1, help="Threads of this machine; 1 by default. A profile brings its own."
+        ),
+    ] = None,
+    seed: Annotated[
+        int, typer.Option(metavar="N", help="Seed of the candidates and of the scenes for quality.")
+    ] = 0,
+    json: Annotated[
+        bool, typer.Option("--json", help="Print the report as one line of JSON per model.")
+    ] = False,
+) -> None:
+    """Make a model for a task within a budget, without training.
+
+    Writes a folder with model.onnx, its plain torch twin, labels, preprocessing, and a report.
+    Exit code 2: no model fits; the binding limit, its smallest value and the nearest model are told.
+    """
+    from brickyard.factory.factory import Factory
+    from brickyard.factory.records import Budget
+
+    given = {
+        "latency_ms": latency_ms,
+        "max_macs": max_macs,
+        "max_parameters": max_parameters,
+        "max_file_mb": max_file_mb,
+        "max_memory_mb": max_memory_mb,
+    }
+    limits = {name: value for name, value in given.items() if value is not None}
+    if out is None:
+        raise typer.BadParameter("it is missing; name a folder to write", param_hint="--out")
+    if device is not None and threads is not None:
+        raise typer.BadParameter(
+            "a device profile has its own threads; leave one of both out", param_hint="--threads"
+        )
+    if requests is None and task is None:
+        raise typer.BadParameter("it is missing; name what the model shall do, or `all`", param_hint="--task")
+    if requests is not None:
+        if task is not None or limits:
+            raise typer.BadParameter(
+                "tasks and limits stand in the file; leave the options out", param_hint="--requests"
+            )
+        defaults = {"device": device, "seed": seed}
+        _make_all(Factory.load(factory), requests, defaults, out=out, threads=threads or 1, json=json)
+        return
+    budget = Budget(**limits)
+    loaded = Factory.load(factory)
+    try:
+        with Meter() as meter:
+            report = loaded.make(
+                task=task,
+                budget=budget,
+                device=device,
+                out=out,
+                threads=threads or 1,
+                seed=seed,
+                progress=lambda done, total, text: meter("profile", done, total, text),
+            )
+    except InfeasibleError as error:
+        _tell_infeasible(error, task=task, limits=limits, json=json)
+        raise typer.Exit(_INFEASIBLE_EXIT) from None
+    if json:
+        emit(report.model_dump(mode="json"))
+    else:
+        from brickyard.cli.summary import summary
+
+        typer.echo(summary(report))
+
+
+def _tell_infeasible(error: InfeasibleError, *, task: str | None, limits: dict[str, Any], json: bool) -> None:
+    from brickyard.factory.factory import failure
+
+    complain(str(error))
+    say(f"  binding limit {error.limit}: requested {error.requested:.6g}, smallest {error.smallest:.6g}")
+    if error.nearest is not None:
+        raised = ", ".join(f"{name} {value:.6g}" for name, value in error.nearest["limits"].items())
+        costs = ", ".join(f"{name} {value:.6g}" for name, value in error.nearest["costs"].items())
+        say(f"  nearest feasible model: limits {raised}; it costs {costs}")
+    if json:
+        emit(failure(error, task=task, budget=limits))
+
+
+def _make_all(
+    factory: Factory, file: Path, defaults: dict[str, Any], *, out: Path, threads: int, json: bool
+) -> None:
+    from brickyard.cli.requests import read_requests
+
+    numbered = read_requests(file, factory.vocabulary, out=out)
+    defaults = {name: value for name, value in defaults.items() if value is not None}
+    requests = [{**defaults, **request} for _, request in numbered]
+    failed: list[str] = []
+    with Meter() as meter:
+        answers = factory.make_all(
+            requests,
+            out=out,
+            threads=threads,
+            progress=lambda done, total, text: meter("make", done, total, text),
+        )
+        for (line, request), answer in zip(numbered, answers, strict=True):
+            if not answer["feasible"]:
+                failed.append(f"line {line} ({request.get('task') or 'all'}): {answer['error']}")
+            if json:
+                emit(answer)
+            elif answer["feasible"]:
+                typer.echo(_row(answer))
+    if failed:
+        complain(f"{len(failed)} of {len(requests)} requests failed")
+        for reason in failed:
+            say(f"  {reason}")
+        raise typer.Exit(_INFEASIBLE_EXIT)
+
+
+def _row(answer: dict[str, Any]) -> str:
+    quality = answer["quality"]
+    value = "" if quality is None else f", {quality['metric'].replace('_', ' ')} {quality['value']:.3f}"
+    return (
+        f"{Path(answer['files']['model']).parent}: {answer['task']}, {answer['measured']['p50']:.3f} ms, "
+        f"{answer['macs_share']:.1%} of the MACs, {answer['file_bytes'] / 1e6:.3f} MB{value}"
+    )

@@ -1,0 +1,51 @@
+"""The summary of a made model that `make` and `report` print."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from brickyard.factory.records import Budget, Report
+
+
+def _limit(budget: Budget, name: str, unit: str = "") -> str:
+    value = getattr(budget, name)
+    return "" if value is None else f", limit {value}{unit}"
+
+
+def summary(report: Report) -> str:
+    """Describe a made model in a few aligned lines.
+
+    Args:
+        report: Its report.
+    """
+    budget, measured, quality = report.budget, report.measured, report.quality
+    predicted = report.predicted.latency_ms
+    guess = "" if predicted is None else f", predicted {predicted:.3f}"
+    rows = [
+        (
+            "latency",
+            f"{measured.p50:.3f} ms p50, {measured.p90:.3f} p90{_limit(budget, 'latency_ms')}{guess}; "
+            f"threads {measured.threads}",
+        ),
+        ("MACs", f"{report.macs:,}, {report.macs_share:.1%} of the network{_limit(budget, 'max_macs')}"),
+        ("parameters", f"{report.parameters:,}{_limit(budget, 'max_parameters')}"),
+        ("file", f"{report.file_bytes / 1e6:.3f} MB{_limit(budget, 'max_file_mb', ' MB')}"),
+        (
+            "memory",
+            f"{report.peak_memory_bytes / 1e6:.3f} MB at most{_limit(budget, 'max_memory_mb', ' MB')}",
+        ),
+    ]
+    if quality is not None:
+        whole = "" if quality.whole is None else f" (without limits {quality.whole:.3f})"
+        metric = quality.metric.replace("_", " ")
+        rows.append(
+            ("quality", f"{metric} {quality.value:.3f}{whole} on {quality.examples} {quality.source}")
+        )
+    rows += [
+        ("made in", f"{report.seconds['total']:.2f} s, parity error {report.parity_error:.1e}"),
+        ("model", report.files["model"]),
+        ("report", report.files["page"]),
+    ]
+    known = {True: "", False: ", a combination that was never trained", None: ""}[report.known_task]
+    return "\n".join([f"{report.task}{known}", *(f"  {name:<11}{text}" for name, text in rows)])
