@@ -183,7 +183,7 @@ def _truth(examples: Examples, task: Task, vocabulary: Vocabulary, labels: Seque
 
 
 def _channels(images: npt.NDArray[np.uint8], channels: int) -> npt.NDArray[np.uint8]:
-    """Bring pictures `[N, height, width, C]` to the channels of the model: grey is repeated, colour averaged."""
+    """Bring pictures `[N, height, width, C]` to a number of channels: grey is repeated, colour averaged."""
     if images.shape[3] == channels:
         return images
     if channels == 3:
