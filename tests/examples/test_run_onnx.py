@@ -1,4 +1,4 @@
-"""The example that runs a made model needs onnxruntime and numpy alone, and reads pictures as training did."""
+"""The example needs onnxruntime and numpy alone, and reads pictures as training does."""
 
 import subprocess
 import sys

@@ -1,7 +1,7 @@
 """Elastic 2-d convolution: channels cut by subsets or choices, kernel by its middle.
 
-The middle crop of a larger kernel is the elastic kernel of once-for-all (arXiv 1908.09791, section 3.2) without its
-transform matrices.
+The middle crop of a larger kernel is the elastic kernel of once-for-all (arXiv 1908.09791, section 3.2)
+without its transform matrices.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from brickyard.core.decision import Choice, Decision
 
 
 class ElasticConv2d(Brick):
-    """A convolution whose output and input channels and kernel can be decided; `same` padding for odd kernels.
+    """A convolution whose output and input channels and kernel can be decided; padding is `same`.
 
     Per-sample gates of the input's width multiply the input.
 
@@ -72,7 +72,11 @@ class ElasticConv2d(Brick):
         rows = () if self.width_out is None else (self.width_out.cut(0),)
         columns = () if self.width_in is None or self.depthwise else (self.width_in.cut(1),)
         full = self.weight.shape[-1]
-        kernel = () if self.kernel is None else tuple(Cut(axis, self.kernel.name, "center", full) for axis in (2, 3))
+        kernel = (
+            ()
+            if self.kernel is None
+            else tuple(Cut(axis, self.kernel.name, "center", full) for axis in (2, 3))
+        )
         return {"weight": rows + columns + kernel, "bias": rows}
 
     def forward(self, x: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
-"""Inverted residual blocks (arXiv 1801.04381; squeeze-and-excitation as in arXiv 1905.02244) with elastic expansion.
+"""Inverted residual blocks with elastic expansion (arXiv 1801.04381).
 
-A group is a slice of the expanded channels: rows of the expanding convolution, channels of the depthwise one, columns
-of the projecting one; squeeze-and-excitation works on the channels that stay.
+A group is a slice of the expanded channels: rows of the expanding convolution, channels of the depthwise one,
+columns of the projecting one; squeeze-and-excitation (arXiv 1905.02244) works on the channels that stay.
 """
 
 from __future__ import annotations

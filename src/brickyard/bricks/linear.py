@@ -17,7 +17,8 @@ from brickyard.core.decision import Decision
 class ElasticLinear(Brick):
     """A linear layer whose output and input features can be decided.
 
-    Per-sample gates of the input's width multiply the input. A subset of the outputs is how classes leave a head.
+    Per-sample gates of the input's width multiply the input. A subset of the outputs is how classes leave a
+    head.
 
     Args:
         in_features: Input features of the whole network.

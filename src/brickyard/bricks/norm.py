@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -18,8 +19,8 @@ from brickyard.core.decision import Decision
 class ElasticBatchNorm2d(Brick):
     """Batch normalisation whose channels can be decided.
 
-    In training mode the running statistics of the active channels are updated; statistics belong to a config, so a
-    subnet trained without per-sample gates needs them re-estimated before it is used.
+    In training mode the running statistics of the active channels are updated; statistics belong to a config,
+    so a subnet trained without per-sample gates needs them re-estimated before it is used.
 
     Args:
         num_features: Channels of the whole network.
@@ -84,19 +85,28 @@ class ElasticBatchNorm2d(Brick):
 def fold_norms_(root: nn.Module) -> None:
     """Fold every batch normalisation that follows a convolution in a sequence into it, in place.
 
-    Works on networks of bricks and on plain modules alike; folding and cutting commute, since both act on channels.
+    Works on networks of bricks and on plain modules alike; folding and cutting commute, since both act on
+    channels.
 
     Args:
         root: Module in evaluation mode; changed.
     """
     for sequence in [module for module in root.modules() if isinstance(module, nn.Sequential)]:
         names = list(sequence._modules)
-        for first, second in zip(names, names[1:], strict=False):
+        for first, second in pairwise(names):
             conv, norm = sequence._modules[first], sequence._modules[second]
-            if isinstance(conv, ElasticConv2d | nn.Conv2d) and isinstance(norm, ElasticBatchNorm2d | nn.BatchNorm2d):
+            if isinstance(conv, ElasticConv2d | nn.Conv2d) and isinstance(
+                norm, ElasticBatchNorm2d | nn.BatchNorm2d
+            ):
                 assert norm.running_mean is not None
                 assert norm.running_var is not None
                 conv.weight, conv.bias = fuse_conv_bn_weights(
-                    conv.weight, conv.bias, norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias
+                    conv.weight,
+                    conv.bias,
+                    norm.running_mean,
+                    norm.running_var,
+                    norm.eps,
+                    norm.weight,
+                    norm.bias,
                 )
                 sequence._modules[second] = nn.Identity()

@@ -1,8 +1,9 @@
 """Residual blocks whose inner channel groups are a `Subset` (arXiv 2308.15003, the modules of the supernet).
 
-The residual stream keeps its width, so any subset is legal and slicing stays inside the block. With no group on, the
-block becomes its shortcut plus the constant that the second normalisation makes of zero. The paper's text is not
-public beyond its abstract; filter groups inside a residual block are this project's reading of its "modules".
+The residual stream keeps its width, so any subset is legal and slicing stays inside the block. With no group
+on, the block becomes its shortcut plus the constant that the second normalisation makes of zero. The paper's
+text is not public beyond its abstract; filter groups inside a residual block are this project's reading of
+its "modules".
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ def shortcut(in_channels: int, out_channels: int, stride: int) -> nn.Module:
         return nn.Identity()
     return nn.Sequential(
         OrderedDict(
-            conv=ElasticConv2d(in_channels, out_channels, 1, stride=stride), norm=ElasticBatchNorm2d(out_channels)
+            conv=ElasticConv2d(in_channels, out_channels, 1, stride=stride),
+            norm=ElasticBatchNorm2d(out_channels),
         )
     )
 

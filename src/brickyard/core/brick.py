@@ -1,7 +1,7 @@
 """Bricks: the leaves of a network that read decisions.
 
-A brick has one method that gives its active weights, `active`; `forward` and `extract` both call it. Which entries are
-active follows from `cuts`, the same records by which an exported graph is cut without torch.
+A brick has one method that gives its active weights, `active`; `forward` and `extract` both call it. Which
+entries are active follows from `cuts`, the same records by which an exported graph is cut without torch.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""How a decision cuts one axis of a tensor: the one slicing, used by forward, extraction and the graph cutter."""
+"""How a decision cuts one axis of a tensor: the one slicing, for forward, extraction and graphs."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ class Cut:
     Attributes:
         axis: Axis of the tensor.
         decision: Name of the decision.
-        kind: `subset` keeps the units whose index is in the value, `prefix` the first `value` units, `center` the
-            middle `value` entries (kernel sizes).
+        kind: `subset` keeps the units whose index is in the value, `prefix` the first `value` units, `center`
+            the middle `value` entries (kernel sizes).
         unit: Entries of the axis that form one unit.
         full: Entries of the axis in the whole network.
     """

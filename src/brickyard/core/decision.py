@@ -1,7 +1,8 @@
 """Decisions: what can be chosen in a network.
 
-A decision is one named object, shared by all bricks that meet there. It holds the value that is active now; a `Network`
-sets it, bricks read it. Nothing here needs torch, so that a space can be searched and sliced on a device without it.
+A decision is one named object, shared by all bricks that meet there. It holds the value that is active now; a
+`Network` sets it, bricks read it. Nothing here needs torch, so that a space can be searched and sliced on a
+device without it.
 """
 
 from __future__ import annotations
@@ -77,7 +78,10 @@ class Decision(ABC):
     def refuse(self, value: Any, allowed: str) -> ConfigError:
         """Build the error for an illegal value."""
         return ConfigError(
-            f"{self.name} = {value!r} is not allowed; allowed: {allowed}", path=self.name, value=value, allowed=allowed
+            f"{self.name} = {value!r} is not allowed; allowed: {allowed}",
+            path=self.name,
+            value=value,
+            allowed=allowed,
         )
 
     def __repr__(self) -> str:
@@ -97,18 +101,22 @@ class _Listed(Decision):
 
     @property
     def size(self) -> int:
+        """Number of legal values."""
         return len(self.values)
 
     def sample(self, rng: random.Random) -> Any:
+        """Draw a legal value."""
         return rng.choice(self.values)
 
     def check(self, value: Any) -> Any:
+        """Return the value in its canonical form, or refuse it."""
         for candidate in self.values:
             if type(value) is type(candidate) and value == candidate:
                 return candidate
         raise self.refuse(value, f"one of {list(self.values)}")
 
     def arguments(self) -> dict[str, Any]:
+        """Return the arguments that build this decision again."""
         return {"values": list(self.values)}
 
 
@@ -129,18 +137,23 @@ class Choice(_Listed):
 
     @property
     def width(self) -> int:
+        """Number of entries of the encoded vector."""
         return 1
 
     def largest(self) -> int:
+        """Return the value that keeps everything."""
         return int(self.values[-1])
 
     def smallest(self) -> int:
+        """Return the value that keeps the least."""
         return int(self.values[0])
 
     def encode(self, value: Any) -> list[float]:
+        """Turn a value into numbers."""
         return [self.values.index(value) / max(1, len(self.values) - 1)]
 
     def decode(self, vector: Sequence[float]) -> int:
+        """Turn numbers into the nearest legal value."""
         position = vector[0] * max(1, len(self.values) - 1)
         return int(min(self.values, key=lambda value: abs(self.values.index(value) - position)))
 
@@ -157,26 +170,31 @@ class Option(_Listed):
 
     @property
     def width(self) -> int:
+        """Number of entries of the encoded vector."""
         return len(self.values)
 
     def largest(self) -> str:
+        """Return the value that keeps everything."""
         return str(self.values[0])
 
     def smallest(self) -> str:
+        """Return the value that keeps the least."""
         return str(self.values[0])
 
     def encode(self, value: Any) -> list[float]:
+        """Turn a value into numbers."""
         return [float(value == candidate) for candidate in self.values]
 
     def decode(self, vector: Sequence[float]) -> str:
+        """Turn numbers into the nearest legal value."""
         return str(self.values[max(range(len(self.values)), key=lambda index: vector[index])])
 
 
 class Subset(Decision):
     """Which of `count` interchangeable bricks are on (index slice).
 
-    A value is an ascending tuple of indices. For joint training `gates` may hold a tensor `[batch, count]` that
-    multiplies the activations of the bricks, so that each sample of a batch has its own subset.
+    A value is an ascending tuple of indices. For joint training `gates` may hold a tensor `[batch, count]`
+    that multiplies the activations of the bricks, so that each sample of a batch has its own subset.
 
     Args:
         name: Unique name.
@@ -189,7 +207,9 @@ class Subset(Decision):
     def __init__(self, name: str, count: int, *, minimum: int = 0) -> None:
         super().__init__(name)
         if count < 1 or not 0 <= minimum <= count:
-            raise ConfigError(f"{name} needs count >= 1 and 0 <= minimum <= count, got {count}, {minimum}", path=name)
+            raise ConfigError(
+                f"{name} needs count >= 1 and 0 <= minimum <= count, got {count}, {minimum}", path=name
+            )
         self.count = count
         self.minimum = minimum
         self.value = self.largest()
@@ -197,10 +217,12 @@ class Subset(Decision):
 
     @property
     def width(self) -> int:
+        """Number of entries of the encoded vector."""
         return self.count
 
     @property
     def size(self) -> int:
+        """Number of legal values."""
         size, term = int(2**self.count), 1
         for chosen in range(self.minimum):
             size -= term
@@ -208,18 +230,22 @@ class Subset(Decision):
         return size
 
     def largest(self) -> tuple[int, ...]:
+        """Return the value that keeps everything."""
         return tuple(range(self.count))
 
     def smallest(self) -> tuple[int, ...]:
+        """Return the value that keeps the least."""
         return tuple(range(self.minimum))
 
     def sample(self, rng: random.Random) -> tuple[int, ...]:
+        """Draw a legal value."""
         while True:
             value = tuple(index for index in range(self.count) if rng.random() < 0.5)
             if len(value) >= self.minimum:
                 return value
 
     def check(self, value: Any) -> tuple[int, ...]:
+        """Return the value in its canonical form, or refuse it."""
         allowed = f"{self.minimum} to {self.count} different ascending indices in 0..{self.count - 1}"
         if not isinstance(value, list | tuple) or any(type(index) is not int for index in value):
             raise self.refuse(value, allowed)
@@ -230,15 +256,18 @@ class Subset(Decision):
         return indices
 
     def encode(self, value: Any) -> list[float]:
+        """Turn a value into numbers."""
         chosen = set(value)
         return [float(index in chosen) for index in range(self.count)]
 
     def decode(self, vector: Sequence[float]) -> tuple[int, ...]:
+        """Turn numbers into the nearest legal value."""
         ranked = sorted(range(self.count), key=lambda index: -vector[index])
         chosen = {index for index in range(self.count) if vector[index] > 0.5} | set(ranked[: self.minimum])
         return tuple(sorted(chosen))
 
     def arguments(self) -> dict[str, Any]:
+        """Return the arguments that build this decision again."""
         return {"count": self.count, "minimum": self.minimum}
 
 
@@ -258,8 +287,12 @@ def decision_from_json(record: Mapping[str, Any]) -> Decision:
     arguments = dict(record)
     kind = arguments.pop("kind", None)
     if kind not in kinds:
-        raise ConfigError(f"decision kind {kind!r} is unknown; known: {sorted(kinds)}", path="kind", value=kind)
+        raise ConfigError(
+            f"decision kind {kind!r} is unknown; known: {sorted(kinds)}", path="kind", value=kind
+        )
     try:
         return kinds[kind](**arguments)
     except TypeError as error:
-        raise ConfigError(f"decision record {dict(record)!r} does not fit {kind}: {error}", path="kind") from None
+        raise ConfigError(
+            f"decision record {dict(record)!r} does not fit {kind}: {error}", path="kind"
+        ) from None

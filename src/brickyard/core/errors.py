@@ -1,7 +1,7 @@
 """The kinds of error that brickyard raises at bad input.
 
-Every message says what came, what is allowed and what to do. All of them are `ValueError`s, so that callers who do not
-care about the kind can catch one class.
+Every message says what came, what is allowed and what to do. All of them are `ValueError`s, so that callers
+who do not care about the kind can catch one class.
 """
 
 from __future__ import annotations
@@ -92,6 +92,8 @@ class MissingExtraError(BrickyardError, ImportError):
     """
 
     def __init__(self, library: str, *, extra: str) -> None:
-        super().__init__(f"{library} is not installed; it is needed here. Run: pip install 'brickyard[{extra}]'")
+        super().__init__(
+            f"{library} is not installed; it is needed here. Run: pip install 'brickyard[{extra}]'"
+        )
         self.library = library
         self.extra = extra

@@ -120,7 +120,7 @@ def new_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
 
 
 def write_manifest(folder: Path, *, format_version: int, kind: str, fields: Mapping[str, Any]) -> None:
-    """Write `manifest.json`: kind, format version, given fields, and the hash of every other file of the folder.
+    """Write `manifest.json`: kind, format version, given fields, and the hash of every other file.
 
     Args:
         folder: Folder whose files are final.
@@ -161,8 +161,8 @@ def read_manifest(folder: Path, *, format_version: int, kind: str) -> dict[str, 
         raise ArtifactError(f"{folder} holds a {found!r}; expected a {kind} folder")
     if record.get("format_version") != format_version:
         raise ArtifactError(
-            f"{folder} has format version {record.get('format_version')}; this brickyard reads {format_version}. "
-            "Make the artifact again or install the brickyard that wrote it"
+            f"{folder} has format version {record.get('format_version')}; this brickyard reads "
+            f"{format_version}. Make the artifact again or install the brickyard that wrote it"
         )
     hashes = record.get("sha256")
     if not isinstance(hashes, dict):
@@ -172,5 +172,7 @@ def read_manifest(folder: Path, *, format_version: int, kind: str) -> dict[str, 
         if not file.is_file():
             raise ArtifactError(f"{file} is missing; the folder is incomplete, copy or make it again")
         if sha256(file) != digest:
-            raise ArtifactError(f"{file} differs from the hash in manifest.json; copy or make the folder again")
+            raise ArtifactError(
+                f"{file} differs from the hash in manifest.json; copy or make the folder again"
+            )
     return record

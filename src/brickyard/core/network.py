@@ -11,7 +11,6 @@ import torch
 from torch import Tensor, nn
 
 from brickyard.core.brick import Brick
-from brickyard.core.config import Config
 from brickyard.core.cut import Cut
 from brickyard.core.decision import Subset
 from brickyard.core.errors import ConfigError, ExtractError
@@ -88,11 +87,11 @@ class Network(nn.Module):
             ConfigError: A name is no `Subset`, or a tensor has another number of columns.
         """
         for name, tensor in gates.items():
-            decision = self.space[name] if name in self.space else None
+            decision = next((known for known in self.space if known.name == name), None)
             if not isinstance(decision, Subset) or tensor.dim() != 2 or tensor.shape[1] != decision.count:
                 raise ConfigError(
-                    f"gates for {name!r} have shape {tuple(tensor.shape)}; expected [batch, count] of a Subset in the "
-                    "space",
+                    f"gates for {name!r} have shape {tuple(tensor.shape)}; expected [batch, count] of a "
+                    "Subset in the space",
                     path=name,
                 )
         try:
@@ -185,7 +184,8 @@ class _Extraction:
             for name, tensor in module._parameters.items()
         }
         clone._buffers = {
-            name: None if tensor is None else self._copy(tensor, tensor) for name, tensor in module._buffers.items()
+            name: None if tensor is None else self._copy(tensor, tensor)
+            for name, tensor in module._buffers.items()
         }
         clone._modules = {
             name: None if child is None else self.module(child) for name, child in module._modules.items()
@@ -194,7 +194,7 @@ class _Extraction:
 
 
 def _constant_if_empty(sequence: nn.Sequential) -> nn.Module:
-    """Replace a sequence in which some layer has no channels by the constant that its tail makes of nothing."""
+    """Replace a sequence in which some layer has no channels by the constant its tail makes of nothing."""
     layers = list(sequence)
     empty = [
         index

@@ -1,4 +1,4 @@
-"""Plain torch containers that networks are built of and that extraction leaves behind; they know no decisions."""
+"""Plain torch containers that networks are built of and extraction leaves behind; they know no decisions."""
 
 from __future__ import annotations
 

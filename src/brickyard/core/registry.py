@@ -33,7 +33,9 @@ class Registry(Generic[T]):
 
         def register(entry: T) -> T:
             if name in self._entries:
-                raise ConfigError(f"{self.kind} already has an entry {name!r}; choose another name", path=name)
+                raise ConfigError(
+                    f"{self.kind} already has an entry {name!r}; choose another name", path=name
+                )
             self._entries[name] = entry
             return entry
 
@@ -50,7 +52,9 @@ class Registry(Generic[T]):
         self._discover()
         if name not in self._entries:
             near = get_close_matches(name, self._entries, n=3) or sorted(self._entries)
-            raise ConfigError(f"{name!r} is not among the {self.kind}; nearest: {near}", path=name, allowed=near)
+            raise ConfigError(
+                f"{name!r} is not among the {self.kind}; nearest: {near}", path=name, allowed=near
+            )
         return self._entries[name]
 
     def __iter__(self) -> Iterator[str]:

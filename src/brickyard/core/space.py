@@ -91,7 +91,9 @@ class Space:
             )
         missing = [name for name in self._decisions if name not in config]
         if missing:
-            raise ConfigError(f"config lacks a value for {missing[0]!r}; give one for each decision", path=missing[0])
+            raise ConfigError(
+                f"config lacks a value for {missing[0]!r}; give one for each decision", path=missing[0]
+            )
         return self._config(lambda decision: decision.check(config[decision.name]))
 
     def contains(self, config: Mapping[str, Any]) -> bool:
@@ -124,7 +126,9 @@ class Space:
             ConfigError: The vector has another length than `width`.
         """
         if len(vector) != self.width:
-            raise ConfigError(f"vector has {len(vector)} entries; this space needs {self.width}", path="vector")
+            raise ConfigError(
+                f"vector has {len(vector)} entries; this space needs {self.width}", path="vector"
+            )
         values, start = {}, 0
         for decision in self:
             values[decision.name] = decision.decode(vector[start : start + decision.width])

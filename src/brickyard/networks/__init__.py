@@ -31,7 +31,9 @@ def build(name: str, **arguments: Any) -> Network:
     try:
         network = builder(**arguments)
     except TypeError as error:
-        raise ConfigError(f"arguments {sorted(arguments)} do not fit network {name!r}: {error}", path=name) from None
+        raise ConfigError(
+            f"arguments {sorted(arguments)} do not fit network {name!r}: {error}", path=name
+        ) from None
     network.builder, network.arguments = name, dict(arguments)
     return network
 

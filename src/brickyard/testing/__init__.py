@@ -2,6 +2,7 @@
 
 from brickyard.testing.checks import (
     check_config_round_trip,
+    check_cut_graph,
     check_export,
     check_extract,
     check_gates,
@@ -19,6 +20,7 @@ from brickyard.testing.contract import NetworkContract, check_network
 __all__ = [
     "NetworkContract",
     "check_config_round_trip",
+    "check_cut_graph",
     "check_export",
     "check_extract",
     "check_gates",

@@ -357,6 +357,25 @@ def check_export(network: Network, *, samples: int = 1, seed: int = 0, tolerance
     check_graph(network, _torch_graph, samples=samples, seed=seed, tolerance=tolerance)
 
 
+def check_cut_graph(network: Network, *, samples: int = 8, seed: int = 0, tolerance: float = 1e-4) -> None:
+    """Check that graphs cut without torch from the one exported graph agree with the extracted modules.
+
+    Args:
+        network: Network to check; left as it is.
+        samples: Number of random configs besides the largest, the smallest and the emptied one.
+        seed: Seed of configs, inputs and statistics.
+        tolerance: Largest difference, as a share of the largest score (at least 1).
+    """
+    from brickyard.export.whole import export_blueprint
+
+    blueprint = export_blueprint(prepared(network, seed=seed))
+
+    def cut(_: Network, config: Config) -> bytes:
+        return bytes(blueprint.cut(config).SerializeToString())
+
+    check_graph(network, cut, samples=samples, seed=seed, tolerance=tolerance)
+
+
 @torch.no_grad()
 def check_graph(
     network: Network, graph: Graph, *, samples: int = 1, seed: int = 0, tolerance: float = 1e-4

@@ -10,7 +10,12 @@ from brickyard.testing import checks
 
 
 def check_network(
-    network: Network | Callable[[], Network], *, samples: int = 8, seed: int = 0, tolerance: float = 1e-5
+    network: Network | Callable[[], Network],
+    *,
+    samples: int = 8,
+    seed: int = 0,
+    tolerance: float = 1e-5,
+    cut_graph: bool = True,
 ) -> None:
     """Check everything that a network promises; see the `check_` functions of this package.
 
@@ -20,6 +25,8 @@ def check_network(
         seed: Seed of configs, inputs and normalisation statistics.
         tolerance: Largest difference between active subnet and extracted module, as a share of the largest
             score.
+        cut_graph: Whether to check `brickyard.export` too, which cuts the exported graph; it takes no tied
+            weights.
 
     Raises:
         AssertionError: A promise is broken; the message names the config at fault.
@@ -38,6 +45,8 @@ def check_network(
     checks.check_refusal(net, seed=seed)
     checks.check_gates(net, samples=samples, seed=seed)
     checks.check_export(net, seed=seed)
+    if cut_graph:
+        checks.check_cut_graph(net, samples=samples, seed=seed)
 
 
 class NetworkContract:
@@ -95,3 +104,7 @@ class NetworkContract:
     def test_extracted_module_exports(self, network: Network) -> None:
         """The extracted module exports to ONNX and agrees with ONNX Runtime."""
         checks.check_export(network, seed=self.seed)
+
+    def test_cut_graph_equals_the_extracted_module(self, network: Network) -> None:
+        """The exported graph, cut without torch, agrees with the extracted module."""
+        checks.check_cut_graph(network, samples=self.samples, seed=self.seed)

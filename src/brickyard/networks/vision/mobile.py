@@ -33,8 +33,9 @@ def mobile_cnn(
 ) -> Network:
     """Build a MobileNetV3-style CNN.
 
-    Every block owns a `Subset` `stage<i>.block<j>` of expanded channels and a `Choice` `stage<i>.block<j>.kernel`;
-    every stage owns a `Choice` `stage<i>.depth`. The first block of a stage has no shortcut and keeps one group.
+    Every block owns a `Subset` `stage<i>.block<j>` of expanded channels and a `Choice`
+    `stage<i>.block<j>.kernel`; every stage owns a `Choice` `stage<i>.depth`. The first block of a stage has
+    no shortcut and keeps one group.
 
     Args:
         num_outputs: Classes of a `classes` head, words of a `presence` head.

@@ -1,4 +1,4 @@
-"""Residual CNNs whose bricks are groups of inner channels (arXiv 2308.15003 on the blocks of arXiv 1512.03385)."""
+"""Residual CNNs whose bricks are groups of inner channels (arXiv 2308.15003, blocks of 1512.03385)."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ def residual_cnn_pico(
 def residual_cnn_small(
     *, num_outputs: int = 4, head_kind: HeadKind = "presence", in_channels: int = 3, image_size: int = 32
 ) -> Network:
-    """Build a residual CNN of about 0.2 M parameters for pictures of 32 to 96 pixels: five blocks, 108 bricks."""
+    """Build a residual CNN of 0.2 M parameters for pictures of 32 to 96 pixels: five blocks, 108 bricks."""
     return residual_cnn(
         num_outputs=num_outputs,
         head_kind=head_kind,
