@@ -1,5 +1,22 @@
-"""Export: the whole network as one graph, and the cutting of subnets from it without torch."""
+"""From a modular network to graph files: the whole network exported once, then cut without torch."""
 
-from brickyard.export.blueprint import Blueprint, Counts, Skip
+from __future__ import annotations
 
-__all__ = ["Blueprint", "Counts", "Skip"]
+from typing import TYPE_CHECKING, Any
+
+from brickyard.export.blueprint import Blueprint
+from brickyard.export.counts import Counts
+
+if TYPE_CHECKING:
+    from brickyard.export.whole import export_blueprint, export_plain
+
+__all__ = ["Blueprint", "Counts", "export_blueprint", "export_plain"]
+
+
+def __getattr__(name: str) -> Any:
+    """Load what needs torch when it is asked for."""
+    if name in {"export_blueprint", "export_plain"}:
+        from brickyard.export import whole
+
+        return getattr(whole, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

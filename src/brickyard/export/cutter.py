@@ -1,0 +1,203 @@
+"""Cuts a subnet out of the exported whole network: slices initializers and leaves nodes out.
+
+The slicing is that of `brickyard.core.cut`, by which bricks compute and extract, too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+from onnx import helper, numpy_helper
+
+from brickyard.core.cut import Cut
+from brickyard.export.parts import Activation, Leftover, Stage
+from brickyard.export.topology import Topology
+
+Array = npt.NDArray[Any]
+
+
+@dataclass(frozen=True, eq=False)
+class Cutter:
+    """A graph with all that cutting it needs, parsed once.
+
+    Attributes:
+        model: The whole network.
+        cuts: How each initializer is cut.
+        leftovers: Branches that can become constants.
+        stages: Sequences of which blocks can be left out.
+        activations: Tensors, by name.
+    """
+
+    model: onnx.ModelProto
+    cuts: Mapping[str, tuple[Cut, ...]]
+    leftovers: tuple[Leftover, ...]
+    stages: tuple[Stage, ...]
+    activations: Mapping[str, Activation]
+
+    @cached_property
+    def weights(self) -> dict[str, Array]:
+        """The initializers in the order of the file."""
+        return {tensor.name: numpy_helper.to_array(tensor) for tensor in self.model.graph.initializer}
+
+    @cached_property
+    def topology(self) -> Topology:
+        """The wiring."""
+        graph = self.model.graph
+        return Topology(list(graph.node), graph.output[0].name, self.cuts)
+
+    @cached_property
+    def branches(self) -> list[tuple[Leftover, frozenset[int], str]]:
+        """Leftovers with their nodes and the tensor that the constant replaces."""
+        found = []
+        for left in self.leftovers:
+            nodes = self.topology.inside(left.prefix)
+            found.append((left, frozenset(nodes), self.topology.results(nodes)[0]))
+        return found
+
+    @cached_property
+    def blocks(self) -> list[tuple[Stage, list[frozenset[int]], list[str]]]:
+        """Stages with the nodes and the output of each block."""
+        found = []
+        for stage in self.stages:
+            nodes = [
+                frozenset(self.topology.inside(f"{stage.prefix}.{block}")) for block in range(stage.count)
+            ]
+            found.append((stage, nodes, [self.topology.results(block)[0] for block in nodes]))
+        return found
+
+    def slice(self, name: str, config: Mapping[str, Any]) -> Array:
+        """Return the part of an initializer that a config keeps; a view where it is contiguous."""
+        array = self.weights[name]
+        for cut in self.cuts.get(name, ()):
+            value = config[cut.decision]
+            if cut.length(value) == cut.full:
+                continue
+            indices = cut.indices(value)
+            if len(indices) and int(indices[-1]) - int(indices[0]) + 1 == len(indices):
+                array = array[(slice(None),) * cut.axis + (slice(int(indices[0]), int(indices[-1]) + 1),)]
+            else:
+                array = array.take(indices, axis=cut.axis)
+        return array
+
+    def plan(self, config: Mapping[str, Any]) -> tuple[set[int], dict[str, str], list[Leftover]]:
+        """Find what a config takes away.
+
+        Args:
+            config: A legal config.
+
+        Returns:
+            Numbers of the nodes that go, what to read instead of tensors that are gone, and the constants
+            that come.
+        """
+        gone: set[int] = set()
+        instead: dict[str, str] = {}
+        for stage, nodes, outputs in self.blocks:
+            depth = config[stage.decision]
+            for block in nodes[depth:]:
+                gone |= block
+            if depth < stage.count:
+                instead[outputs[-1]] = outputs[depth - 1]
+        constants = []
+        for left, branch, tensor in self.branches:
+            if not config[left.decision] and not branch & gone:
+                gone |= branch
+                instead[tensor] = left.name
+                constants.append(left)
+        return gone, instead, constants
+
+    def cut(self, config: Mapping[str, Any], *, only: frozenset[int] | None = None) -> onnx.ModelProto:
+        """Cut a subnet out.
+
+        Args:
+            config: A legal config.
+            only: Numbers of the nodes to keep at most; their sources and results become inputs and outputs.
+
+        Returns:
+            A model whose initializers are those that the nodes read.
+        """
+        gone, instead, constants = self.plan(config)
+
+        def resolve(name: str) -> str:
+            while name in instead:
+                name = instead[name]
+            return name
+
+        model = onnx.ModelProto()
+        model.ir_version, model.producer_name = self.model.ir_version, self.model.producer_name
+        model.opset_import.extend(self.model.opset_import)
+        graph = model.graph
+        graph.name = self.model.graph.name
+        used: dict[str, None] = {}
+        for number, node in enumerate(self.topology.nodes):
+            if number in gone or (only is not None and number not in only):
+                continue
+            graph.node.append(node)
+            copy = graph.node[-1]
+            for place, name in enumerate(node.input):
+                if name in instead:
+                    copy.input[place] = resolve(name)
+                if name in self.weights:
+                    used[name] = None
+            if node.op_type == "Conv":
+                self._fix_convolution(copy, config)
+        for name in used:
+            graph.initializer.append(to_proto(name, self.slice(name, config)))
+        read = {name for node in graph.node for name in node.input}
+        last = self.topology.output
+        if only is None and last in instead:
+            graph.node.append(helper.make_node("Identity", [resolve(last)], [last], name=last))
+            read.add(resolve(last))
+        for left in constants:
+            if left.name in read:
+                graph.initializer.append(to_proto(left.name, left.value))
+        if only is None:
+            inputs, outputs = [self.model.graph.input[0].name], [last]
+        else:
+            inputs, outputs = self.topology.sources(only), self.topology.results(only)
+        graph.input.extend(self._info(name, config) for name in inputs)
+        graph.output.extend(self._info(name, config) for name in outputs)
+        return model
+
+    def _info(self, name: str, config: Mapping[str, Any]) -> onnx.ValueInfoProto:
+        if name in self.activations:
+            shape: tuple[int, ...] | None = self.activations[name].cut_shape(config)
+        else:  # while the activations themselves are being found
+            image = self.model.graph.input[0]
+            shape = (
+                tuple(size.dim_value for size in image.type.tensor_type.shape.dim)
+                if name == image.name
+                else None
+            )
+        return helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, shape)
+
+    def _fix_convolution(self, node: onnx.NodeProto, config: Mapping[str, Any]) -> None:
+        """Set what follows from the cuts of the weight: groups of a depthwise one, kernel and pads."""
+        full = self.weights[node.input[1]].shape
+        for cut in self.cuts.get(node.input[1], ()):
+            length = cut.length(config[cut.decision])
+            if length == cut.full or cut.axis == 1:
+                continue
+            for attribute in node.attribute:
+                if cut.axis == 0 and attribute.name == "group" and attribute.i == full[0]:
+                    attribute.i = length
+                elif cut.axis >= 2 and attribute.name == "kernel_shape":
+                    attribute.ints[cut.axis - 2] = length
+                elif cut.axis >= 2 and attribute.name == "pads":
+                    less, spatial = cut.full - length, len(full) - 2
+                    attribute.ints[cut.axis - 2] -= less // 2
+                    attribute.ints[cut.axis - 2 + spatial] -= less - less // 2
+
+
+def to_proto(name: str, array: Array) -> onnx.TensorProto:
+    """Turn an array into an initializer."""
+    tensor = onnx.TensorProto(
+        name=name, dims=array.shape, data_type=helper.np_dtype_to_tensor_dtype(array.dtype)
+    )
+    tensor.raw_data = np.ascontiguousarray(array).tobytes()
+    return tensor
