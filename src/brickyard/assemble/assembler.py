@@ -10,7 +10,7 @@ that training (torch) and assembling on a device without torch (numpy) run the s
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -77,15 +77,36 @@ ASSEMBLERS: dict[str, Callable[[Weights, Any, Any], Any]] = {"additive": additiv
 """The assemblers by name."""
 
 
+def initial_bias(block_sizes: Sequence[int]) -> Floats:
+    """Rank the bricks of each block alike, so that training starts with the same nested core for every task.
+
+    From there the words learn what they need besides the core. Starting from a random ranking for each word instead trains
+    no subnet long enough to work.
+
+    Args:
+        block_sizes: Bricks of each block.
+
+    Returns:
+        Logits `[bricks]`, falling from 1 to 0.2 inside each block.
+    """
+    return np.concatenate([np.linspace(1.0, 0.2, size) for size in block_sizes]).astype(np.float32)
+
+
 def initial_weights(
-    kind: str, *, num_words: int, num_bricks: int, seed: int, hidden: int = 64, word_bricks: range | None = None
+    kind: str,
+    *,
+    num_words: int,
+    block_sizes: Sequence[int],
+    seed: int,
+    hidden: int = 64,
+    word_bricks: range | None = None,
 ) -> dict[str, Floats]:
-    """Draw the weights an assembler starts training with; most bricks start open.
+    """Draw the weights an assembler starts training with; every brick starts open at limit 1.
 
     Args:
         kind: A name in `ASSEMBLERS`.
         num_words: Length of a task vector.
-        num_bricks: Number of logits.
+        block_sizes: Bricks of each block.
         seed: Seed of the draw.
         hidden: Hidden units of the small layers.
         word_bricks: Bricks of the head that belong to one word each; they start open for their word alone (not with
@@ -100,12 +121,13 @@ def initial_weights(
     if kind not in ASSEMBLERS:
         raise ConfigError(f"assembler {kind!r} is unknown; known: {sorted(ASSEMBLERS)}", path="assembler", value=kind)
     rng = np.random.default_rng(seed)
+    num_bricks = sum(block_sizes)
 
     def normal(rows: int, columns: int, scale: float) -> Floats:
         return (rng.standard_normal((rows, columns)) * scale).astype(np.float32)
 
-    def zeros(columns: int, value: float = 0.0) -> Floats:
-        return np.full(columns, value, dtype=np.float32)
+    def zeros(columns: int) -> Floats:
+        return np.zeros(columns, dtype=np.float32)
 
     if kind == "mlp":
         return {
@@ -114,15 +136,15 @@ def initial_weights(
             "bias_in": zeros(2 * hidden),
             "hidden": normal(2 * hidden, 2 * hidden, (hidden) ** -0.5),
             "bias_hidden": zeros(2 * hidden),
-            "out": normal(2 * hidden, num_bricks, (2 * hidden) ** -0.5),
-            "bias_out": zeros(num_bricks, 1.0),
+            "out": normal(2 * hidden, num_bricks, 0.3 * (2 * hidden) ** -0.5),
+            "bias_out": initial_bias(block_sizes),
         }
     weights = {
-        "words": normal(num_words, num_bricks, 0.3),
+        "words": normal(num_words, num_bricks, 0.05),
         "limit.in.weight": normal(NUM_FEATURES, hidden, NUM_FEATURES**-0.5),
         "limit.in.bias": zeros(hidden),
         "limit.out.weight": normal(hidden, num_bricks, 0.1 * hidden**-0.5),
-        "limit.out.bias": zeros(num_bricks, 0.5),
+        "limit.out.bias": initial_bias(block_sizes),
     }
     if word_bricks is not None:
         weights["words"][:, word_bricks.start : word_bricks.stop] = 6 * np.eye(num_words, dtype=np.float32)

@@ -13,34 +13,34 @@ from brickyard.assemble.assembler import ASSEMBLERS, Floats, limit_features
 from brickyard.assemble.ceiling import open_bricks
 from brickyard.core.config import Config
 from brickyard.core.decision import Subset
-from brickyard.core.space import Space
+from brickyard.core.space import Space, block_subsets
 
 Mask = npt.NDArray[np.bool_]
 
+_LIFT = np.float32(1e3)
 
-def block_subsets(space: Space) -> list[Subset]:
-    """Return the subsets that an assembler decides: all but the head's classes, in the order of the space."""
-    return [decision for decision in space if isinstance(decision, Subset) and decision.name != "classes"]
+WORDS = "head.words"
+"""Subset of a presence head: one brick for each word; what answers the task, and costs next to nothing."""
 
 
 def raise_floors(logits: Floats, subsets: Sequence[Subset]) -> Floats:
-    """Lift the best bricks of blocks that must keep some above all others.
+    """Lift what must stay above everything else: the best bricks of blocks with a minimum, and the words of the task.
 
     Args:
         logits: `[batch, bricks]`.
         subsets: The blocks in the order of the logits.
 
     Returns:
-        Logits in which the `minimum` best bricks of each block rank first and are positive.
+        Logits in which those bricks rank first and are positive.
     """
-    if not any(subset.minimum for subset in subsets):
-        return logits
     lifted, start = logits.copy(), 0
     for subset in subsets:
-        if subset.minimum:
-            part = lifted[:, start : start + subset.count]
+        part = lifted[:, start : start + subset.count]
+        if subset.name == WORDS:
+            part[part > 0] += _LIFT
+        elif subset.minimum:
             best = np.argsort(-part, axis=1, kind="stable")[:, : subset.minimum]
-            np.put_along_axis(part, best, np.take_along_axis(part, best, axis=1).clip(0) + 1e3, axis=1)
+            np.put_along_axis(part, best, np.take_along_axis(part, best, axis=1).clip(0) + _LIFT, axis=1)
         start += subset.count
     return lifted
 
@@ -95,6 +95,24 @@ class Assembly:
         """
         budget = np.asarray(limits, dtype=np.float32) - np.float32(self.fixed_cost)
         return open_bricks(logits, self.costs, budget)
+
+    def floors(self, logits: Floats) -> Mask:
+        """Return the bricks that always stay: the best of blocks with a minimum, and the words that the task wants.
+
+        Args:
+            logits: `[bricks]`, as `logits` gives them.
+
+        Returns:
+            `[bricks]`.
+        """
+        kept, start = np.zeros(len(logits), dtype=np.bool_), 0
+        for subset in self.subsets:
+            part = logits[start : start + subset.count]
+            kept[start + np.argsort(-part, kind="stable")[: subset.minimum]] = True
+            if subset.name == WORDS:
+                kept[start : start + subset.count] |= part > 0
+            start += subset.count
+        return kept
 
     def config(self, mask: Mask, others: Mapping[str, Any]) -> Config:
         """Turn a mask into a config.

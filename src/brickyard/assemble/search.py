@@ -111,7 +111,7 @@ def search(
     Raises:
         InfeasibleError: Even the smallest subnet exceeds a limit.
     """
-    floors = assembly.mask(assembly.space.smallest())
+    floors = assembly.floors(assembly.logits(task, [assembly.fixed_cost])[0])
     least = costing(floors)
     if _excess(least, limits) > 1:
         name = binding_limit(least, limits)

@@ -9,7 +9,7 @@ from difflib import get_close_matches
 from typing import Any
 
 from brickyard.core.config import Config
-from brickyard.core.decision import Decision, decision_from_json
+from brickyard.core.decision import Decision, Subset, decision_from_json
 from brickyard.core.errors import ConfigError
 
 
@@ -143,3 +143,15 @@ class Space:
     def from_json(cls, records: Iterable[Mapping[str, Any]]) -> Space:
         """Build a space from what `to_json` returned."""
         return cls(decision_from_json(record) for record in records)
+
+
+def block_subsets(space: Space) -> list[Subset]:
+    """Return the subsets that an assembler decides: all but the head's `classes`, which the task decides.
+
+    Args:
+        space: Space of a network.
+
+    Returns:
+        The subsets in the order of the space; logits, gates and masks of bricks follow it.
+    """
+    return [decision for decision in space if isinstance(decision, Subset) and decision.name != "classes"]

@@ -18,13 +18,15 @@ from safetensors.torch import load_file
 from safetensors.torch import save as save_torch
 from torch import Tensor, nn
 
-from brickyard.assemble.assembler import ASSEMBLERS, initial_weights, limit_features
-from brickyard.assemble.assembly import Assembly, block_subsets, raise_floors
+from brickyard.assemble.assembler import ASSEMBLERS, initial_bias, initial_weights, limit_features
+from brickyard.assemble.assembly import WORDS, Assembly, raise_floors
+from brickyard.assemble.ceiling import open_bricks
 from brickyard.assemble.discretise import DISCRETISERS, penalty
 from brickyard.core.decision import Subset
 from brickyard.core.errors import TrainError
 from brickyard.core.files import new_folder, write_bytes, write_json, write_manifest
 from brickyard.core.network import Network
+from brickyard.core.space import block_subsets
 from brickyard.data.examples import Examples
 from brickyard.data.geometry import scenes
 from brickyard.data.source import DataSource
@@ -35,7 +37,7 @@ from brickyard.factory.quality import measure_curve
 from brickyard.networks import build
 from brickyard.train.augment import AUGMENTATIONS
 from brickyard.train.backbone import BackboneTraining
-from brickyard.train.joint import Batch, JointTraining, Record, TrainSettings
+from brickyard.train.joint import Batch, JointTraining, Record, TrainSettings, split_gates
 from brickyard.train.tasks import ClassQuestions, PropertyQuestions, TaskSplit, split_tasks
 
 Progress = Callable[[str, int, int, str], None]
@@ -53,7 +55,8 @@ class BuildSettings:
         network: Name of a registered network.
         assembler: Name of an assembler.
         discretiser: Name of a discretiser.
-        backbone_steps: Steps of stage 0 (the ungated backbone); 0 for none.
+        backbone_steps: Steps of stage 0 (all tasks share nested cores of bricks); 0 for none.
+        backbone_rate: Peak learning rate of stage 0; that of the joint run if None.
         backbone_weights: File of weights (safetensors) of the network that stage 0 starts from.
         unseen_share: Share of the pairs of properties that are never trained, to test new combinations.
         augment: Name of an augmentation, or `none`.
@@ -65,6 +68,7 @@ class BuildSettings:
     assembler: str = "additive"
     discretiser: str = "ceiling"
     backbone_steps: int = 2000
+    backbone_rate: float | None = None
     backbone_weights: str | None = None
     unseen_share: float = 0.2
     augment: str = "none"
@@ -106,9 +110,12 @@ class TorchAssembler(nn.Module):
         super().__init__()
         self.kind, self.discretiser = kind, discretiser
         self.subsets = block_subsets(network.space)
-        num_bricks = sum(subset.count for subset in self.subsets)
         initial = initial_weights(
-            kind, num_words=num_words, num_bricks=num_bricks, seed=seed, word_bricks=word_bricks(self.subsets)
+            kind,
+            num_words=num_words,
+            block_sizes=[subset.count for subset in self.subsets],
+            seed=seed,
+            word_bricks=word_bricks(self.subsets),
         )
         self.names = {name.replace(".", "_"): name for name in initial}
         self.weights = nn.ParameterDict(
@@ -148,10 +155,39 @@ def word_bricks(subsets: Sequence[Subset]) -> range | None:
     """Return which bricks of a presence head belong to one word each, None for other heads."""
     start = 0
     for subset in subsets:
-        if subset.name == "head.words":
+        if subset.name == WORDS:
             return range(start, start + subset.count)
         start += subset.count
     return None
+
+
+def nested_cores(
+    network: Network, costs: npt.NDArray[np.float32], fixed_cost: float
+) -> Callable[[npt.NDArray[np.float32]], Mapping[str, Tensor]]:
+    """Return what opens, under limits, the first bricks of each block, and every word of the head.
+
+    Args:
+        network: The network.
+        costs: Share of each brick, `[bricks]`.
+        fixed_cost: Share that is always on.
+
+    Returns:
+        From limits `[batch]` to gates by subset.
+    """
+    subsets = block_subsets(network.space)
+    ranking = initial_bias([subset.count for subset in subsets])
+    words = word_bricks(subsets)
+    if words is not None:
+        ranking[words.start : words.stop] = 1e3
+    ranking = raise_floors(ranking[None], subsets)
+    device = next(network.parameters()).device
+
+    def gates(limits: npt.NDArray[np.float32]) -> Mapping[str, Tensor]:
+        logits = np.broadcast_to(ranking, (len(limits), len(costs)))
+        opened = open_bricks(logits, costs, limits - np.float32(fixed_cost))
+        return split_gates(torch.from_numpy(opened.astype(np.float32)).to(device), subsets)
+
+    return gates
 
 
 def brick_costs(blueprint: Blueprint) -> tuple[npt.NDArray[np.float32], float]:
@@ -292,10 +328,16 @@ def _train(
         progress(stage, record.step, steps, f"loss {record.loss:.3f}, accuracy {record.accuracy:.3f}")
 
     if settings.backbone_steps:
-        stage0 = replace(train, steps=settings.backbone_steps)
-        sizes = None if split is None else source.vocabulary.sizes
+        rate = settings.backbone_rate or train.learning_rate
+        stage0 = replace(train, steps=settings.backbone_steps, learning_rate=rate)
         backbone = BackboneTraining(
-            network, group_sizes=sizes, batches=_batches(source, stage0), settings=stage0, folder=work, augment=augment
+            network,
+            group_sizes=None if split is None else source.vocabulary.sizes,
+            batches=_batches(source, stage0),
+            settings=stage0,
+            folder=work,
+            augment=augment,
+            nested=nested_cores(network, costs, fixed_cost),
         )
         for record in backbone.run():
             note("backbone", record, settings.backbone_steps)

@@ -1,11 +1,17 @@
-"""Stage 0: train the ungated backbone to see every property or class, before gates and assembler join in."""
+"""Stage 0: train the backbone to see every property or class, before tasks and the assembler join in.
+
+Each picture gets a limit, and one nested core of bricks under it, the same for all: as in slimmable networks
+(arXiv 1812.08928). So the joint stage starts from a network that works at every size, and has only to learn what each task
+needs besides the core.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -13,8 +19,12 @@ from torch.nn import functional as F
 from brickyard.core.errors import TrainError
 from brickyard.core.network import Network
 from brickyard.train.checkpoint import load_checkpoint, save_checkpoint
-from brickyard.train.joint import Augment, Batch, Batches, Record, RecordMeans, TrainSettings, object_places, one_cycle
+from brickyard.train.joint import Augment, Batch, Batches, Record, RecordMeans, TrainSettings, draw_limits, object_places, one_cycle
 from brickyard.train.tasks import object_words
+
+
+Nested = Callable[[npt.NDArray[np.float32]], Mapping[str, Tensor]]
+"""From limits `[batch]` to gates by subset."""
 
 
 class BackboneTraining:
@@ -30,6 +40,7 @@ class BackboneTraining:
         settings: The run; limits and assembler play no part.
         folder: Where the checkpoint lies; None for none.
         augment: Changes a batch of pictures at random.
+        nested: Opens the nested core under limits; None keeps everything on.
     """
 
     def __init__(
@@ -41,8 +52,9 @@ class BackboneTraining:
         settings: TrainSettings,
         folder: Path | None = None,
         augment: Augment | None = None,
+        nested: Nested | None = None,
     ) -> None:
-        self.network = network
+        self.network, self.nested = network, nested
         self.group_sizes = None if group_sizes is None else list(group_sizes)
         self.batches, self.settings, self.augment = batches, settings, augment
         self.path = None if folder is None else folder / "backbone.safetensors"
@@ -87,13 +99,11 @@ class BackboneTraining:
         pictures = batch.pictures.to(self.device)
         if self.augment is not None:
             pictures = self.augment(pictures, torch.Generator().manual_seed(int(rng.integers(2**62))))
-        if self.group_sizes is None:
-            labels = torch.from_numpy(batch.objects[:, 0, 0].astype(np.int64)).to(self.device)
-            scores = self.network(pictures)
-            loss = F.cross_entropy(scores, labels, label_smoothing=settings.label_smoothing)
-            accuracy = float((scores.argmax(1) == labels).float().mean())
-        else:
-            loss, accuracy = self._words(pictures, batch)
+        gates: Mapping[str, Tensor] = {}
+        if self.nested is not None:
+            gates = self.nested(draw_limits(settings, self.step, len(pictures), rng))
+        with self.network.gated(gates):
+            loss, accuracy = self._loss(pictures, batch)
         for group in self.optimizer.param_groups:
             group["lr"] = settings.learning_rate * one_cycle(self.step, settings.steps)
         self.optimizer.zero_grad(set_to_none=True)
@@ -104,6 +114,15 @@ class BackboneTraining:
         if not np.isfinite(value):
             raise TrainError(f"the loss is {value} at step {self.step}; lower the learning rate and start anew")
         return value, accuracy, 1.0
+
+    def _loss(self, pictures: Tensor, batch: Batch) -> tuple[Tensor, float]:
+        settings = self.settings
+        if self.group_sizes is None:
+            labels = torch.from_numpy(batch.objects[:, 0, 0].astype(np.int64)).to(self.device)
+            scores = self.network(pictures)
+            loss = F.cross_entropy(scores, labels, label_smoothing=settings.label_smoothing)
+            return loss, float((scores.argmax(1) == labels).float().mean())
+        return self._words(pictures, batch)
 
     def _words(self, pictures: Tensor, batch: Batch) -> tuple[Tensor, float]:
         assert self.group_sizes is not None

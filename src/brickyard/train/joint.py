@@ -25,6 +25,7 @@ from torch.nn import functional as F
 from brickyard.core.decision import Choice, Subset
 from brickyard.core.errors import TrainError
 from brickyard.core.network import Network
+from brickyard.core.space import block_subsets
 from brickyard.train.checkpoint import load_checkpoint, save_checkpoint
 from brickyard.train.tasks import Questions
 
@@ -157,6 +158,28 @@ def one_cycle(step: int, steps: int) -> float:
     return progress / 0.1 if progress < 0.1 else 0.5 * (1 + math.cos(math.pi * (progress - 0.1) / 0.9))
 
 
+def draw_limits(
+    settings: TrainSettings, step: int, count: int, rng: np.random.Generator
+) -> npt.NDArray[np.float32]:
+    """Draw a limit for each picture: a tenth at 1, some at the lower end, the rest between, more of them low.
+
+    Args:
+        settings: The run; the lower end falls from 1 to `lowest_limit` over the first `anneal` of its steps.
+        step: Steps done.
+        count: Pictures.
+        rng: Source of the draw.
+
+    Returns:
+        Shares of all MACs, `[count]`.
+    """
+    low = 1.0 - (1.0 - settings.lowest_limit) * min(1.0, step / (settings.anneal * settings.steps))
+    limits = low + (1.0 - low) * rng.random(count) ** 1.5
+    draw = rng.random(count)
+    limits[draw < 0.1] = 1.0
+    limits[draw > 0.85] = low
+    return limits.astype(np.float32)
+
+
 def object_places(
     scores: Tensor, batch: Batch, samples: npt.NDArray[np.int64], objects: npt.NDArray[np.int64]
 ) -> tuple[tuple[npt.NDArray[np.int64], ...], Tensor]:
@@ -216,7 +239,7 @@ class JointTraining:
         self.costs = torch.from_numpy(costs).to(self.device)
         self.batches, self.ask = batches, ask
         self.settings, self.folder, self.augment = settings, folder, augment
-        self.subsets = block_subsets(network)
+        self.subsets = block_subsets(network.space)
         self.optimizer = torch.optim.AdamW(
             [
                 {"params": list(network.parameters()), "weight_decay": settings.weight_decay},
@@ -260,16 +283,6 @@ class JointTraining:
                 settings=self._identity(),
             )
 
-    def _limits(self, count: int, rng: np.random.Generator) -> npt.NDArray[np.float32]:
-        settings = self.settings
-        progress = min(1.0, self.step / max(1.0, settings.anneal * settings.steps))
-        low = 1.0 - (1.0 - settings.lowest_limit) * progress
-        limits = low + (1.0 - low) * rng.random(count) ** 1.5
-        draw = rng.random(count)
-        limits[draw < 0.1] = 1.0
-        limits[draw > 0.85] = low
-        return limits.astype(np.float32)
-
     def _forward(self, pictures: Tensor, tasks: Tensor, limits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         gates, penalty = self.gate(tasks, limits, self.costs)
         scores = self.network_scores(pictures, gates)
@@ -299,7 +312,7 @@ class JointTraining:
             pictures = self.augment(pictures, torch.Generator().manual_seed(int(rng.integers(2**62))))
         tasks = torch.from_numpy(questions.tasks).to(self.device)
         labels = torch.from_numpy(questions.labels).to(self.device)
-        limits = torch.from_numpy(self._limits(len(labels), rng)).to(self.device)
+        limits = torch.from_numpy(draw_limits(settings, self.step, len(labels), rng)).to(self.device)
         self._choose(rng)
         mixed = torch.autocast(self.device.type, torch.bfloat16) if settings.precision == "bf16" else nullcontext()
         with mixed, score_maps(self.network) as maps:
@@ -359,11 +372,6 @@ class JointTraining:
                 yield means.take(self.step)
         self.network.configure(self.network.space.largest())
         self.network.eval()
-
-
-def block_subsets(network: Network) -> list[Subset]:
-    """Return the subsets that an assembler decides: all but the head's classes, in the order of the space."""
-    return [decision for decision in network.space if isinstance(decision, Subset) and decision.name != "classes"]
 
 
 def split_gates(gates: Tensor, subsets: list[Subset]) -> Mapping[str, Tensor]:

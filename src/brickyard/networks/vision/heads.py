@@ -38,8 +38,9 @@ def class_head(in_channels: int, *, num_outputs: int) -> nn.Sequential:
 def presence_head(in_channels: int, *, num_words: int) -> nn.Sequential:
     """Build a head that tells whether an object with all words of a task is anywhere in the picture.
 
-    At every place, `missing` says for each word how much it is missing there; the words whose bricks are on veto the
-    place, so any combination of words is answered by the sum (`score`). The best place decides.
+    At every place, `missing` says for each word how much it is missing there; the words whose bricks are on
+    veto the place, so any combination of words is answered by the sum (`score`). The best place decides;
+    `answer` only spreads its score over the two outputs and is not trained.
 
     Args:
         in_channels: Channels of the features.
@@ -58,6 +59,7 @@ def presence_head(in_channels: int, *, num_words: int) -> nn.Sequential:
     answer = nn.Linear(1, 2)
     answer.weight.data = torch.tensor([[-0.5], [0.5]])
     answer.bias.data.zero_()
+    answer.requires_grad_(False)
     return nn.Sequential(
         OrderedDict(
             missing=missing,
