@@ -92,7 +92,8 @@ def test_gates_compute_what_cutting_does(case: Case):
     image = np.random.randn(1, *case.network.input_shape).astype(np.float32)
     choices = [decision.name for decision in case.blueprint.space if isinstance(decision, Choice)]
     for config in case.configs:
-        gates = np.concatenate([block.encode(config[block.name]) for block in case.blueprint.blocks])
+        space, blocks = case.blueprint.space, case.blueprint.blocks
+        gates = np.concatenate([space[name].encode(config[name]) for name in blocks])
         reference = case.blueprint.gated({name: config[name] for name in choices})
         onnx.checker.check_model(reference, full_check=True)
         expected = run(reference, image=image, gates=gates.astype(np.float32))
@@ -152,7 +153,7 @@ def test_counts_equal_those_of_the_cut_graph(case: Case):
 def test_macs_per_group_add_up(case: Case):
     space, blueprint = case.blueprint.space, case.blueprint
     whole = blueprint.count(space.largest()).macs
-    for block in blueprint.blocks:
+    for block in (space[name] for name in blueprint.blocks):
         costs = blueprint.macs_per_group(block.name)
         assert costs.shape == (block.count,)
         kept = block.largest()[1:]
@@ -179,16 +180,19 @@ def test_hash_tells_structures_apart_not_weights():
 
 
 def test_region_is_a_model_of_its_own(small: Blueprint):
-    settings = small.region_settings["stage1.block1"]
-    assert settings == ("stage1.block1.kernel",)
-    for kernel in (3, 5):
-        model = small.region_model("stage1.block1", 2, {settings[0]: kernel})
+    kernel = small.kernel_of("stage1.block1")
+    assert kernel.name == "stage1.block1.kernel"
+    assert small.depth_of("stage1.block1") == ("stage1.depth", 1)
+    assert small.depth_of("stage1.block0") is small.depth_of("head.words") is None
+    assert small.kernel_of("head.words") is None
+    for size in kernel.values:
+        model = small.region_model("stage1.block1", 2, {kernel.name: size})
         onnx.checker.check_model(model, full_check=True)
         (image,) = model.graph.input
         shape = tuple(size.dim_value for size in image.type.tensor_type.shape.dim)
         assert run(model, **{image.name: np.zeros(shape, np.float32)}).shape == shape
         depthwise = next(array for name, array in weights(model).items() if name.endswith("depthwise.weight"))
-        assert depthwise.shape == (8, 1, kernel, kernel)
+        assert depthwise.shape == (8, 1, size, size)
         kinds = [node.op_type for node in model.graph.node]
         assert kinds.count("GlobalAveragePool") == 1
         assert "Add" not in kinds

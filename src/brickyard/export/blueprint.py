@@ -68,9 +68,9 @@ class Blueprint:
         return Counter(self.cutter, self.space)
 
     @cached_property
-    def blocks(self) -> tuple[Subset, ...]:
-        """The subsets that can be gated: all but those that cut only the output, such as classes."""
-        return tuple(self.space[name] for name in block_names(self.cuts, self.space))  # type: ignore[misc]
+    def blocks(self) -> tuple[str, ...]:
+        """Names of the subsets that can be gated: all but those that cut only the output, such as classes."""
+        return block_names(self.cuts, self.space)
 
     @cached_property
     def sha256(self) -> str:
@@ -155,34 +155,54 @@ class Blueprint:
             ConfigError: A value is not legal, or belongs to a block, which has gates.
         """
         choices = dict(choices or {})
-        gates = [block.name for block in self.blocks if block.name in choices]
+        gates = [name for name in self.blocks if name in choices]
         if gates:
             raise ConfigError(f"{gates[0]!r} is decided by gates; give only other decisions", path=gates[0])
         whole = self.cut(self.space.largest().replace(choices))
-        return gated_graph(whole, cuts=self.cuts, blocks=self.blocks)
+        blocks = [block for block in self.space if isinstance(block, Subset) and block.name in self.blocks]
+        return gated_graph(whole, cuts=self.cuts, blocks=blocks)
 
-    @cached_property
-    def region_settings(self) -> dict[str, tuple[str, ...]]:
-        """By block, the names of the choices that change the cost of its region: its kernels."""
-        settings = {}
-        for block in self.blocks:
-            nodes = self.cutter.topology.region(block.name)
-            names = {name for number in nodes for name in self.cutter.topology.nodes[number].input}
-            found = {cut.decision: None for name in names for cut in self.cuts.get(name, ())}
-            settings[block.name] = tuple(
-                sorted(name for name in found if isinstance(self.space[name], Choice))
-            )
-        return settings
+    def _region(self, block: str) -> tuple[Subset, list[int]]:
+        if block not in self.blocks:
+            raise ConfigError(f"{block!r} is no block; known: {list(self.blocks)}", path=block)
+        subset = self.space[block]
+        assert isinstance(subset, Subset)
+        return subset, self.cutter.topology.region(block)
+
+    def kernel_of(self, block: str) -> Choice | None:
+        """Return the choice of the kernel size inside a block, None if it is fixed.
+
+        Raises:
+            ConfigError: The block is unknown.
+        """
+        _, nodes = self._region(block)
+        read = [name for number in nodes for name in self.cutter.topology.nodes[number].input]
+        for cut in (cut for name in read for cut in self.cuts.get(name, ()) if cut.kind == "center"):
+            kernel = self.space[cut.decision]
+            assert isinstance(kernel, Choice)
+            return kernel
+        return None
+
+    def depth_of(self, block: str) -> tuple[str, int] | None:
+        """Return the depth that can leave a block out, and the block's place; None if none can.
+
+        Raises:
+            ConfigError: The block is unknown.
+        """
+        _, nodes = self._region(block)
+        held = self.cutter.topology.guards(self.cutter.topology.nodes[nodes[0]].name, (), self.stages)
+        least = {stage.decision: self.space[stage.decision].smallest() for stage in self.stages}
+        return next(((name, needed - 1) for name, needed in held if needed > least[name]), None)
 
     def region_model(
-        self, block: str, count: int, settings: Mapping[str, Any] | None = None
+        self, block: str, count: int, choices: Mapping[str, Any] | None = None
     ) -> onnx.ModelProto:
         """Return the region of a block as a model of its own, with real input shapes, for measuring.
 
         Args:
             block: Name of the subset.
             count: Bricks that are on, at least 1.
-            settings: Values of other decisions, see `region_settings`; the largest where not given.
+            choices: Values of other decisions, such as its kernel; the largest where not given.
 
         Returns:
             A model of the nodes between those whose rows and those whose columns the subset cuts.
@@ -190,20 +210,15 @@ class Blueprint:
         Raises:
             ConfigError: The block is unknown, or the count is not from 1 to its number of bricks.
         """
-        subset = next((known for known in self.blocks if known.name == block), None)
-        if subset is None:
-            raise ConfigError(
-                f"{block!r} is no block; known: {[known.name for known in self.blocks]}", path=block
-            )
+        subset, nodes = self._region(block)
         if not 1 <= count <= subset.count:
             raise ConfigError(
                 f"count = {count} for {block!r} is not allowed; allowed: 1 to {subset.count}",
                 path=block,
                 value=count,
             )
-        config = self.space.largest().replace({**(settings or {}), block: tuple(range(count))})
-        nodes = frozenset(self.cutter.topology.region(block))
-        return self.cutter.cut(self.space.check(config), only=nodes)
+        config = self.space.largest().replace({**(choices or {}), block: tuple(range(count))})
+        return self.cutter.cut(self.space.check(config), only=frozenset(nodes))
 
     def _record(self) -> dict[str, Any]:
         return {

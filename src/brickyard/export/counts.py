@@ -248,7 +248,7 @@ def _varint(number: int) -> int:
     return max(1, -(-number.bit_length() // 7))
 
 
-def block_names(cuts: Mapping[str, Iterable[Cut]], space: Space) -> list[str]:
-    """Return the subsets that some weight is cut by in its columns, in the order of the space: the blocks."""
+def block_names(cuts: Mapping[str, Iterable[Cut]], space: Space) -> tuple[str, ...]:
+    """Return the subsets that cut some weight's columns, in the order of the space: the blocks."""
     columns = {cut.decision for held in cuts.values() for cut in held if cut.axis >= 1}
-    return [decision.name for decision in space if isinstance(decision, Subset) and decision.name in columns]
+    return tuple(part.name for part in space if isinstance(part, Subset) and part.name in columns)

@@ -82,7 +82,8 @@ def export_plain(
     if odd or len(model.graph.input) != 1 or len(model.graph.output) != 1:
         raise ExportError(
             f"the exporter lost or renamed tensors {sorted(odd)[:6]}, or the module has not one input "
-            "and one output; build it so that all parameters take part and batch normalisation stands behind its "
+            "and one output; build it so that all parameters take part and batch normalisation stands "
+            "behind its "
             "convolution in a sequence"
         )
     for tensor in model.graph.initializer:
@@ -251,7 +252,8 @@ def _parity(network: Network, blueprint: Blueprint, *, samples: int, seed: int) 
         worst = max(worst, error)
         if not error <= TOLERANCE:
             raise ExportError(
-                f"the graph cut for {dict(config)} differs from torch by {error:.3g} of the largest score; at "
+                f"the graph cut for {dict(config)} differs from torch by {error:.3g} of the largest score; "
+                f"at "
                 f"most {TOLERANCE:g} is allowed. The network computes something that cutting "
                 "by channels does not keep"
             )
