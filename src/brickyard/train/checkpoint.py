@@ -33,7 +33,7 @@ def save_checkpoint(
     for name, module in modules.items():
         tensors.update({f"module.{name}.{key}": value.contiguous() for key, value in module.state_dict().items()})
     for index, entries in optimizer.state_dict()["state"].items():
-        tensors.update({f"optimizer.{index}.{key}": torch.as_tensor(value) for key, value in entries.items()})
+        tensors.update({f"optimizer.{index}.{key}": torch.as_tensor(value).contiguous() for key, value in entries.items()})
     metadata = {"step": str(step), "settings": json.dumps(settings, sort_keys=True)}
     write_bytes(path, save(tensors, metadata))
 

@@ -120,6 +120,24 @@ def residual_cnn_small(
     )
 
 
+@NETWORKS.add("residual_cnn_digits")
+def residual_cnn_digits(
+    *, num_outputs: int = 10, head_kind: HeadKind = "classes", in_channels: int = 1, image_size: int = 16
+) -> Network:
+    """Build a residual CNN of about 60 k parameters for grey pictures of 8 to 32 pixels: three blocks, 48 bricks."""
+    return residual_cnn(
+        num_outputs=num_outputs,
+        head_kind=head_kind,
+        in_channels=in_channels,
+        image_size=image_size,
+        widths=(16, 32),
+        blocks_per_stage=(1, 2),
+        groups_per_block=(16, 16),
+        group_channels=(4, 4),
+        stage_strides=(1, 2),
+    )
+
+
 @NETWORKS.add("resnet20")
 def resnet20(
     *, num_outputs: int = 10, head_kind: HeadKind = "classes", in_channels: int = 3, image_size: int = 32

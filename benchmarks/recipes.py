@@ -1,0 +1,54 @@
+"""The recipes of the factories that the benchmarks measure; the bundled factory is `geometry_settings(seed=0)`."""
+
+from __future__ import annotations
+
+from brickyard.factory.build import BuildSettings
+from brickyard.train.joint import TrainSettings
+
+
+def geometry_settings(seed: int, *, assembler: str = "additive") -> BuildSettings:
+    """Return the recipe for `geometry`: four properties, all pairs of words but a fifth."""
+    return BuildSettings(
+        network="residual_cnn_small",
+        assembler=assembler,
+        backbone_steps=3500,
+        backbone_rate=4e-3,
+        unseen_share=0.2,
+        train=TrainSettings(
+            steps=3000, batch_size=64, learning_rate=1.5e-3, assembler_rate=1e-2, lowest_limit=0.2, anneal=0.3, seed=seed
+        ),
+    )
+
+
+def digits_settings(seed: int) -> BuildSettings:
+    """Return the recipe for scikit-learn's digits."""
+    return BuildSettings(
+        network="residual_cnn_digits",
+        backbone_steps=600,
+        backbone_rate=4e-3,
+        augment="shift",
+        train=TrainSettings(
+            steps=1000, batch_size=64, learning_rate=2e-3, assembler_rate=1e-2, lowest_limit=0.15, anneal=0.3, seed=seed
+        ),
+    )
+
+
+def cifar_settings(seed: int, *, backbone_weights: str | None) -> BuildSettings:
+    """Return the recipe for CIFAR-10: a ResNet-20 of known weights, or fresh if None."""
+    return BuildSettings(
+        network="resnet20",
+        backbone_steps=1200,
+        backbone_rate=2e-3 if backbone_weights else 4e-3,
+        backbone_weights=backbone_weights,
+        augment="mirror_and_shift",
+        train=TrainSettings(
+            steps=1600,
+            batch_size=128,
+            learning_rate=1.5e-3,
+            assembler_rate=1e-2,
+            lowest_limit=0.2,
+            anneal=0.3,
+            distill=0.5,
+            seed=seed,
+        ),
+    )
