@@ -42,9 +42,15 @@ bench: $(STAMP)
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[dev,bench]"
 	$(BIN)/python benchmarks/customize.py
 
-# Remakes the factory that the package bundles.
+# Remakes the factory that the package bundles, in build/geometry.
 factory: $(STAMP)
-	$(BIN)/python -m brickyard train --data geometry --network residual_cnn --out build/geometry
+	$(BIN)/python -m brickyard train --data geometry --network residual_cnn_small --out build/geometry \
+		--backbone-steps 3500 --backbone-rate 4e-3 --steps 3000 --learning-rate 1.5e-3 --assembler-rate 1e-2 \
+		--lowest-limit 0.2 --anneal 0.3
+
+# The page of the commands is made from their help.
+docs/help.md: $(STAMP) $(wildcard src/brickyard/cli/*.py)
+	$(BIN)/python -m brickyard.cli.helppage > $@
 
 clean:
 	rm -rf .venv build dist .pytest_cache .mypy_cache .ruff_cache

@@ -1,7 +1,7 @@
 """Makes models for three requests with the bundled factory, runs them, and tells where everything is.
 
-One request is a combination that the factory never saw in training; the limits are a latency on this machine, a
-share of the operations, and a file size. Files go to demo_models/ in the current folder, replaced at each run.
+One request is a combination that the factory never saw in training; the limits are a latency on this machine,
+a share of the operations, and a file size. Files go to demo_models/ in the current folder, replaced each run.
 
 python examples/demo.py [FACTORY]
 """

@@ -62,12 +62,10 @@ def outline(record: dict[str, Any]) -> str:
         f"{record['parameters']:,} parameters, {record['file_bytes'] / 1e6:.2f} MB whole, "
         f"input {' x '.join(map(str, record['input']))})"
     ]
-    lines += [f"  {group:<10}{', '.join(words)}" for group, words in record["words"].items()]
-    for group, row in record["quality"]["groups"].items():
-        points = zip(record["quality"]["limits"], row["mean"], strict=True)
-        lines.append(
-            f"  {group:<10}"
-            + ", ".join(f"{value:.3f} at {limit:.0%}" for limit, value in points)
-            + f" of the MACs ({row['tasks']} tasks)"
-        )
+    lines += [f"  {group:<12}{', '.join(words)}" for group, words in record["words"].items()]
+    quality = record["quality"]
+    lines.append(f"  {'MACs up to':<12}" + "".join(f"{limit:>8.0%}" for limit in quality["limits"]))
+    for group, row in quality["groups"].items():
+        tasks = f"{row['tasks']} task{'' if row['tasks'] == 1 else 's'}"
+        lines.append(f"  {group:<12}" + "".join(f"{value:>8.3f}" for value in row["mean"]) + f"   {tasks}")
     return "\n".join(lines)

@@ -52,4 +52,4 @@ def _factory(folder: Path) -> None:
     from brickyard.factory.folder import FactoryFolder
 
     typer.echo(outline(describe(FactoryFolder.open(folder))))
-    typer.echo(f"  {'report':<10}{folder / 'training' / 'report.html'}")
+    typer.echo(f"  {'report':<12}{folder / 'training' / 'report.html'}")

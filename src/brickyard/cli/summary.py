@@ -22,11 +22,12 @@ def summary(report: Report) -> str:
     budget, measured, quality = report.budget, report.measured, report.quality
     predicted = report.predicted.latency_ms
     guess = "" if predicted is None else f", predicted {predicted:.3f}"
+    whole_ms = "" if report.whole_measured is None else f", whole network {report.whole_measured:.3f}"
     rows = [
         (
             "latency",
-            f"{measured.p50:.3f} ms p50, {measured.p90:.3f} p90{_limit(budget, 'latency_ms')}{guess}; "
-            f"threads {measured.threads}",
+            f"{measured.p50:.3f} ms p50, {measured.p90:.3f} p90{_limit(budget, 'latency_ms')}"
+            f"{guess}{whole_ms}; threads {measured.threads}",
         ),
         ("MACs", f"{report.macs:,}, {report.macs_share:.1%} of the network{_limit(budget, 'max_macs')}"),
         ("parameters", f"{report.parameters:,}{_limit(budget, 'max_parameters')}"),

@@ -85,6 +85,7 @@ class Meter:
 
 
 def _span(seconds: float) -> str:
-    """Return a time as minutes and seconds, or hours and minutes."""
+    """Return a time in words of at most two units."""
     minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes // 60} h {minutes % 60} min" if minutes >= 60 else f"{minutes}:{rest:02d} min"
+    hours = f"{minutes // 60} h {minutes % 60} min"
+    return hours if minutes >= 60 else f"{minutes} min {rest} s" if minutes else f"{rest} s"

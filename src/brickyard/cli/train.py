@@ -59,6 +59,10 @@ def train(
     backbone_steps: Annotated[
         int, typer.Option(metavar="N", help="Steps that train all bricks together first; 0 for none.")
     ] = 2000,
+    backbone_rate: Annotated[
+        float | None,
+        typer.Option(metavar="X", help="Peak rate of the backbone. Default: that of the network."),
+    ] = None,
     backbone_weights: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Weights (safetensors) of the network to start from.")
     ] = None,
@@ -75,6 +79,9 @@ def train(
     lowest_limit: Annotated[
         float, typer.Option(metavar="X", help="Smallest limit that is trained, as a share of all MACs.")
     ] = 0.1,
+    anneal: Annotated[
+        float, typer.Option(metavar="X", help="Share of the steps over which limits fall to the smallest.")
+    ] = 0.2,
     distill: Annotated[
         float, typer.Option(metavar="X", help="Weight of in-place distillation; 0 for none.")
     ] = 0.0,
@@ -117,6 +124,7 @@ def train(
         assembler=assembler,
         discretiser=discretiser,
         backbone_steps=backbone_steps,
+        backbone_rate=backbone_rate,
         backbone_weights=None if backbone_weights is None else str(backbone_weights),
         unseen_share=unseen_share,
         augment=augment,
@@ -127,6 +135,7 @@ def train(
             learning_rate=learning_rate,
             assembler_rate=assembler_rate,
             lowest_limit=lowest_limit,
+            anneal=anneal,
             distill=distill,
             precision=precision,
             seed=seed,

@@ -167,7 +167,7 @@ def _pictures(
     return (
         images,
         truth,
-        f"{part} part of {whole} pictures" if part == "heldout" else f"all of {whole} pictures",
+        f"the held-out part of {whole}" if part == "heldout" else f"all of {whole}",
     )
 
 

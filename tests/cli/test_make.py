@@ -1,0 +1,154 @@
+"""`brickyard make`: models, answers for machines, and what is told when there is no model."""
+
+import json
+from pathlib import Path
+
+import onnx
+import pytest
+
+KEYS = {
+    *("feasible", "task", "budget", "predicted", "measured", "parameters", "macs", "macs_share"),
+    *("file_bytes", "peak_memory_bytes", "seconds", "parity_error", "quality", "files"),
+}
+
+
+def hidden_leftovers(folder: Path) -> list[str]:
+    return [path.name for path in folder.iterdir() if path.name.startswith(".")]
+
+
+def test_prints_a_summary_and_writes_the_folder(run, pico, tmp_path):
+    out = tmp_path / "model"
+    done = run(
+        "make", pico, "--task", "red circle", "--max-macs", "60%", "--max-file-mb", "0.5", "--out", out
+    )
+    assert done.exit_code == 0, done.output
+    assert done.stdout.startswith("red circle")
+    assert "limit 60%" in done.stdout
+    assert str(out / "report.html") in done.stdout
+    assert sorted(path.name for path in out.iterdir()) == [
+        *("config.json", "labels.txt", "manifest.json", "model.onnx", "model.safetensors"),
+        *("preprocess.json", "report.html", "report.json", "request.json"),
+    ]
+    onnx.checker.check_model(onnx.load(out / "model.onnx"))
+
+
+def test_json_has_the_promised_keys_and_exact_figures(run, pico, tmp_path):
+    done = run(
+        "make", pico, "--task", "red circle", "--max-parameters", 5000, "--out", tmp_path / "m", "--json"
+    )
+    assert done.exit_code == 0, done.output
+    [line] = done.stdout.splitlines()
+    answer = json.loads(line)
+    assert set(answer) >= KEYS
+    assert answer["feasible"] is True
+    assert answer["parameters"] <= 5000
+    assert answer["file_bytes"] == (tmp_path / "m" / "model.onnx").stat().st_size
+    assert answer["parity_error"] < 1e-4
+    assert answer == json.loads((tmp_path / "m" / "report.json").read_text())
+
+
+def test_latency_limit_profiles_this_machine_once(run, pico, tmp_path):
+    first = run("make", pico, "--task", "red", "--latency-ms", 50, "--out", tmp_path / "a", "--json")
+    assert first.exit_code == 0, first.output
+    assert "profile" in first.stderr
+    second = run("make", pico, "--task", "blue", "--latency-ms", 50, "--out", tmp_path / "b", "--json")
+    assert second.exit_code == 0, second.output
+    assert second.stderr == ""
+    answer = json.loads(second.stdout)
+    assert answer["measured"]["p50"] <= 50
+    assert answer["predicted"]["latency_ms"] > 0
+
+
+def test_infeasible_names_limit_smallest_and_nearest(run, pico, tmp_path):
+    arguments = (
+        "make",
+        pico,
+        "--task",
+        "red circle",
+        "--max-macs",
+        1000,
+        "--max-file-mb",
+        1,
+        "--out",
+        tmp_path / "m",
+    )
+    done = run(*arguments)
+    assert done.exit_code == 2
+    assert done.stdout == ""
+    assert "binding limit macs: requested 1000, smallest" in done.stderr
+    assert "nearest feasible model" in done.stderr
+    assert list(tmp_path.iterdir()) == []
+    for_machines = run(*arguments, "--json")
+    assert for_machines.exit_code == 2
+    answer = json.loads(for_machines.stdout)
+    assert answer["feasible"] is False
+    assert answer["binding_limit"] == "macs"
+    assert answer["smallest"] > answer["requested"] == 1000
+    assert answer["nearest"]["costs"]["macs"] <= answer["nearest"]["limits"]["macs"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--task", "red circl"), "nearest: circle"),
+        (("--task", "red", "--max-macs", "0%"), "a share must lie above 0 %"),
+        (("--task", "red", "--latency-ms", "-1"), "must be above 0"),
+        (("--task", "red", "--device", "none.json"), "none.json"),
+        ((), "--task"),
+        (("--task", "red", "--device", "a.json", "--threads", "2"), "--threads"),
+        (("--tsk", "red"), "--task"),
+    ],
+)
+def test_mistakes_are_told_on_stderr(run, pico, tmp_path, arguments, message):
+    done = run("make", pico, *arguments, "--out", tmp_path / "m")
+    assert done.exit_code == 1
+    assert message in done.stderr
+    assert done.stdout == ""
+    assert not (tmp_path / "m").exists()
+
+
+def test_unknown_factory_and_missing_folder(run, tmp_path):
+    done = run("make", "nowhere", "--task", "red", "--out", tmp_path / "m")
+    assert done.exit_code == 1
+    assert "neither a folder nor a bundled factory" in done.stderr
+    assert "--out" in run("make", "--task", "red").stderr
+
+
+def test_a_taken_folder_is_left_alone(run, pico, tmp_path):
+    (tmp_path / "note.txt").write_text("mine")
+    done = run("make", pico, "--task", "red", "--out", tmp_path)
+    assert done.exit_code == 1
+    assert "already exists" in done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["note.txt"]
+
+
+def test_all_or_nothing(run, pico, tmp_path, monkeypatch):
+    def fail(*_arguments: object, **_more: object) -> None:
+        raise OSError("no space left")
+
+    monkeypatch.setattr("brickyard.factory.make.write_manifest", fail)
+    done = run("make", pico, "--task", "red", "--out", tmp_path / "m")
+    assert done.exit_code == 1
+    assert "no space left" in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_interrupt_is_exit_code_130(run, pico, tmp_path, monkeypatch):
+    def interrupt(*_arguments: object, **_more: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("brickyard.factory.make.render", interrupt)
+    done = run("make", pico, "--task", "red", "--out", tmp_path / "m")
+    assert done.exit_code == 130
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_damaged_factory_is_refused(run, pico, tmp_path):
+    import shutil
+
+    copy = tmp_path / "copy"
+    shutil.copytree(pico, copy)
+    (copy / "assembler.safetensors").write_bytes(b"other")
+    done = run("make", copy, "--task", "red", "--out", tmp_path / "m")
+    assert done.exit_code == 1
+    assert "assembler.safetensors differs" in done.stderr

@@ -1,0 +1,87 @@
+"""`profile`, `factories`, `report`, and what holds for the whole command line."""
+
+import json
+import subprocess
+import sys
+
+from brickyard import __version__
+
+
+def test_profile_is_written_and_used(run, pico, tmp_path):
+    file = tmp_path / "devices" / "board.json"
+    done = run("profile", pico, "--out", file, "--name", "board")
+    assert done.exit_code == 0, done.output
+    assert done.stdout.startswith("board: threads 1")
+    made = run(
+        "make", pico, "--task", "red", "--latency-ms", 50, "--device", file, "--out", tmp_path / "m", "--json"
+    )
+    assert made.exit_code == 0, made.output
+    assert json.loads(made.stdout)["device"] == "board"
+    again = run("profile", pico, "--out", file)
+    assert again.exit_code == 1
+    assert "already exists" in again.stderr
+
+
+def test_factories_are_listed(run, pico, monkeypatch):
+    monkeypatch.setattr("brickyard.factory.folder.bundled_factories", lambda: {"pico": pico})
+    done = run("factories")
+    assert done.exit_code == 0, done.output
+    assert "red, green, blue" in done.stdout
+    assert "unseen" in done.stdout
+    [record] = json.loads(run("factories", "--json").stdout)
+    assert record["words"]["shape"] == ["circle", "square"]
+    assert record["quality"]["limits"] == [0.25, 1.0]
+    monkeypatch.setattr("brickyard.factory.folder.bundled_factories", dict)
+    assert json.loads(run("factories", "--json").stdout) == []
+
+
+def test_report_of_a_model_is_rendered_again(run, model):
+    page = model / "report.html"
+    content = page.read_text()
+    page.unlink()
+    done = run("report", model)
+    assert done.exit_code == 0, done.output
+    assert str(page) in done.stdout
+    assert page.read_text() == content
+
+
+def test_report_of_a_factory(run, pico):
+    done = run("report", pico)
+    assert done.exit_code == 0, done.output
+    assert str(pico / "training" / "report.html") in done.stdout
+    page = (pico / "training" / "report.html").read_text()
+    assert page.count("data:image/png;base64,") == 3
+    assert "Never trained" in page
+    for name in ("curves.png", "quality.png", "pairs.png", "log.csv"):
+        assert (pico / "training" / name).stat().st_size > 0
+
+
+def test_report_of_something_else(run, tmp_path):
+    done = run("report", tmp_path)
+    assert done.exit_code == 1
+    assert "manifest.json does not exist" in done.stderr
+
+
+def test_version_help_and_unknown_commands(run):
+    assert run("--version").stdout == f"brickyard {__version__}\n"
+    assert run("--help").exit_code == 0
+    unknown = run("mkae")
+    assert unknown.exit_code == 1
+    assert "Did you mean 'make'?" in unknown.stderr
+    assert run("--bogus").exit_code == 1
+
+
+def test_making_a_model_loads_no_torch(pico, tmp_path):
+    arguments = ["brickyard", "make", str(pico), "--task", "red", "--out", str(tmp_path / "m")]
+    script = (
+        "import sys\n"
+        "from brickyard.cli import main\n"
+        f"sys.argv = {arguments!r}\n"
+        "try:\n"
+        "    main()\n"
+        "finally:\n"
+        "    heavy = {'torch', 'matplotlib', 'datasets', 'rich', 'brickyard.cli.train'} & set(sys.modules)\n"
+        "    assert not heavy, heavy\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
