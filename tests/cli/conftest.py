@@ -1,6 +1,7 @@
 """A pico factory that all tests of the command line share, trained by the command itself."""
 
 from collections.abc import Callable, Iterator
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -30,6 +31,7 @@ def pico(run: Run, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         patch.setenv("XDG_CACHE_HOME", str(base / "cache"))
         patch.setattr("brickyard.factory.build._FRESH_SCENES", 300)
         patch.setattr("brickyard.factory.build._CURVE_LIMITS", (0.25, 1.0))
+        patch.setattr(import_module("brickyard.devices.profile"), "_PASSES", 3)
         done = run(
             *("train", "--data", f"{GEOMETRY},train=300,heldout=50", "--network", "residual_cnn_pico"),
             *("--steps", 8, "--backbone-steps", 4, "--batch-size", 16, "--out", base / "pico"),
