@@ -10,7 +10,9 @@ import sys
 import time
 from dataclasses import fields
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from brickyard.cli.train import train
 from brickyard.factory.build import BuildSettings
@@ -66,6 +68,20 @@ def test_class_factory_makes_and_evaluates(run, digits, tmp_path):
     assert answer["metric"] == "accuracy"
     assert set(answer["per_class"]) == {"3", "7"}
     assert "is about classes" in run("evaluate", tmp_path / "m", "--data", "geometry:size=32").stderr
+
+
+def test_class_model_on_a_folder_of_class_folders(run, digits, tmp_path, rng):
+    assert run("make", digits, "--task", "3, 7", "--out", tmp_path / "m").exit_code == 0
+    for name in ("7", "3", "cat"):
+        (tmp_path / "scans" / name).mkdir(parents=True)
+        for number in range(3):
+            picture = Image.fromarray(rng.integers(0, 256, (20, 20, 3), dtype=np.uint8))
+            picture.save(tmp_path / "scans" / name / f"{number}.png")
+    done = run("evaluate", tmp_path / "m", "--data", tmp_path / "scans", "--part", "all", "--json")
+    assert done.exit_code == 0, done.output
+    answer = json.loads(done.stdout)
+    assert answer["counts"] == {"3": 3, "7": 3}
+    assert answer["source"] == "all of 9"
 
 
 def test_interrupt_tells_how_to_go_on(run, tmp_path, monkeypatch):
