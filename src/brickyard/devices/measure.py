@@ -1,10 +1,16 @@
-"""Times a model through ONNX Runtime on this machine."""
+"""Times a model through ONNX Runtime on this machine.
+
+Every run is timed on its own, batch 1, inputs normal random numbers of a fixed seed. Other processes slow a
+model down for a while now and then, which is no property of the model: runs come in bursts, and the burst
+with the lowest median is the measurement. With more than one thread the runtime's workers spin between runs,
+which is its default.
+"""
 
 from __future__ import annotations
 
 import platform
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +18,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import onnxruntime
+
+from brickyard.core.errors import DeviceError
+
+Floats = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -23,9 +33,12 @@ class Measurement:
         p20: Twentieth percentile.
         p50: Median.
         p90: Ninetieth percentile.
-        runs: Timed runs.
-        warmup: Runs before them.
+        runs: Timed runs of the burst that counts.
+        warmup: Runs before the first burst.
         threads: Threads of the runtime.
+        bursts: Bursts that were timed.
+        runtime: Runtime and version.
+        processor: Name of the processor.
     """
 
     p10: float
@@ -35,10 +48,26 @@ class Measurement:
     runs: int
     warmup: int
     threads: int
+    bursts: int
+    runtime: str
+    processor: str
 
 
 def open_session(content: bytes, *, threads: int) -> onnxruntime.InferenceSession:
-    """Open a serialized model for running on the CPU with a fixed number of threads."""
+    """Open a serialized model for running on the CPU, nodes one after the other.
+
+    Args:
+        content: The model.
+        threads: Threads inside of nodes.
+
+    Returns:
+        The session.
+
+    Raises:
+        DeviceError: `threads` is below 1.
+    """
+    if threads < 1:
+        raise DeviceError(f"threads = {threads} is not allowed; allowed: 1 or more")
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
     options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
@@ -46,7 +75,9 @@ def open_session(content: bytes, *, threads: int) -> onnxruntime.InferenceSessio
     return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
 
 
-def random_inputs(session: onnxruntime.InferenceSession, *, seed: int = 0) -> dict[str, npt.NDArray[np.float32]]:
+def random_inputs(
+    session: onnxruntime.InferenceSession, *, seed: int = 0
+) -> dict[str, npt.NDArray[np.float32]]:
     """Draw normal inputs of the static shapes that a session takes."""
     rng = np.random.default_rng(seed)
     return {entry.name: rng.standard_normal(entry.shape).astype(np.float32) for entry in session.get_inputs()}
@@ -55,36 +86,84 @@ def random_inputs(session: onnxruntime.InferenceSession, *, seed: int = 0) -> di
 def run_times(session: onnxruntime.InferenceSession, inputs: dict[str, Any], runs: int) -> list[float]:
     """Time single runs, milliseconds each."""
     times = []
-    clock = time.perf_counter_ns
+    clock, run = time.perf_counter_ns, session.run
     for _ in range(runs):
         started = clock()
-        session.run(None, inputs)
+        run(None, inputs)
         times.append((clock() - started) / 1e6)
     return times
 
 
-def summarise(times: Sequence[float], *, warmup: int, threads: int) -> Measurement:
-    """Turn times of single runs into a record."""
-    p10, p20, p50, p90 = (round(float(value), 6) for value in np.percentile(times, [10, 20, 50, 90]))
-    return Measurement(p10, p20, p50, p90, len(times), warmup, threads)
+def round_robin(
+    sessions: Sequence[onnxruntime.InferenceSession],
+    *,
+    passes: int = 6,
+    most_passes: int = 40,
+    agree: float = 0.01,
+    seconds: float = 0.004,
+    least_runs: int = 10,
+    most_runs: int = 40,
+    report: Callable[[int, int], None] = lambda done, most: None,
+) -> list[Floats]:
+    """Time sessions in turns, so that a drift of the machine hits all of them alike.
+
+    Passes go on until the quietest burst among the even and among the odd passes agree; a busy machine takes
+    longer.
+
+    Args:
+        sessions: Models of static shapes.
+        passes: Bursts of each session at least.
+        most_passes: Bursts of each session at most.
+        agree: Mean relative difference between even and odd passes that is good enough.
+        seconds: How long a burst shall take.
+        least_runs: Fewest runs of a burst.
+        most_runs: Most runs of a burst.
+        report: Called with the passes that are done and their largest number.
+
+    Returns:
+        For each session milliseconds `[passes, runs]`; the number of runs differs between sessions.
+    """
+    inputs = [random_inputs(session) for session in sessions]
+    once = [min(run_times(*pair, 4)) for pair in zip(sessions, inputs, strict=True)]
+    runs = [int(min(most_runs, max(least_runs, seconds * 1e3 / max(ms, 1e-3)))) for ms in once]
+    times: list[list[list[float]]] = [[] for _ in sessions]
+    for number in range(most_passes):
+        report(number, most_passes)
+        for place, (session, given) in enumerate(zip(sessions, inputs, strict=True)):
+            times[place].append(run_times(session, given, runs[place] + 2)[2:])
+        if number + 1 >= passes and disagreement([np.array(bursts) for bursts in times]) <= agree:
+            break
+    return [np.array(bursts) for bursts in times]
+
+
+def quiet(times: Floats, percentile: float = 20) -> float:
+    """Return a percentile of times `[bursts, runs]` in the burst in which it is lowest, milliseconds."""
+    return float(np.percentile(times, percentile, axis=1).min())
+
+
+def disagreement(times: Sequence[Floats]) -> float:
+    """Return how far `quiet` of even and odd bursts are apart: the noise, relative, a mean."""
+    return float(np.mean([abs(quiet(bursts[::2]) / quiet(bursts[1::2]) - 1) for bursts in times]))
 
 
 def measure_session(
     session: onnxruntime.InferenceSession,
     *,
     threads: int,
-    seconds: float = 0.06,
+    seconds: float = 0.08,
+    bursts: int = 4,
     least_runs: int = 30,
-    most_runs: int = 1000,
+    most_runs: int = 300,
 ) -> Measurement:
-    """Time a session: warm-up first, then single runs for a while.
+    """Time a session: warm-up first, then bursts of single runs.
 
     Args:
         session: The model, of static shapes.
         threads: Threads it was opened with, for the record.
-        seconds: How long to time, unless `least_runs` takes longer.
-        least_runs: Fewest timed runs.
-        most_runs: Most timed runs.
+        seconds: How long to time in all, unless the fewest runs take longer.
+        bursts: Number of bursts; 1 takes all runs as they come.
+        least_runs: Fewest timed runs of a burst.
+        most_runs: Most timed runs of a burst.
 
     Returns:
         The measurement.
@@ -92,20 +171,37 @@ def measure_session(
     inputs = random_inputs(session)
     warmup = 5
     once = float(np.median(run_times(session, inputs, warmup)))
-    runs = int(min(most_runs, max(least_runs, seconds * 1e3 / max(once, 1e-3))))
-    return summarise(run_times(session, inputs, runs), warmup=warmup, threads=threads)
+    runs = int(min(most_runs, max(least_runs, seconds / bursts * 1e3 / max(once, 1e-3))))
+    rows = [run_times(session, inputs, runs) for _ in range(bursts)]
+    p10, p20, p50, p90 = min(
+        (np.percentile(row, [10, 20, 50, 90]).round(6).tolist() for row in rows), key=lambda row: row[2]
+    )
+    return Measurement(
+        p10, p20, p50, p90, runs, warmup, threads, bursts, runtime=runtime_name(), processor=processor_name()
+    )
 
 
 def measure_file(path: Path, *, threads: int = 1, seconds: float = 0.5) -> Measurement:
-    """Time a model file; see `measure_session`."""
+    """Time a model file; see `measure_session`.
+
+    Raises:
+        DeviceError: The file is missing, or `threads` is below 1.
+    """
+    if not path.is_file():
+        raise DeviceError(f"{path} is not a file; expected an ONNX model")
     return measure_session(open_session(path.read_bytes(), threads=threads), threads=threads, seconds=seconds)
+
+
+def runtime_name() -> str:
+    """Return the runtime and its version."""
+    return f"onnxruntime {onnxruntime.__version__}"
 
 
 def processor_name() -> str:
     """Return the name of this machine's processor as the system gives it."""
     info = Path("/proc/cpuinfo")
     if info.is_file():
-        for line in info.read_text().splitlines():
+        for line in info.read_text(encoding="utf-8", errors="replace").splitlines():
             if line.lower().startswith(("model name", "hardware", "model\t")):
                 return line.partition(":")[2].strip()
     return platform.processor() or platform.machine()

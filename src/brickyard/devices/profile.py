@@ -1,8 +1,8 @@
 """Device profiles: block times measured on a device, from which the latency of any subnet is predicted.
 
-The groups of a block are interchangeable in time, so a block needs one time for each number of groups. The sum over blocks
-is corrected on whole subnets: each block pays the overhead of a session when it is timed alone, and pays less inside a
-network. One non-negative factor for each block and a constant are fitted; other subnets, held out, give the error.
+The bricks of a block are interchangeable in time, so a block needs one time for each number of bricks. The
+sum over blocks is corrected on whole subnets, see `brickyard.devices.fit`; other subnets, held out, give the
+error.
 """
 
 from __future__ import annotations
@@ -10,11 +10,11 @@ from __future__ import annotations
 import platform
 import random
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -27,46 +27,64 @@ from brickyard.core.decision import Choice, Subset
 from brickyard.core.errors import DeviceError
 from brickyard.core.files import write_bytes
 from brickyard.core.space import Space
-from brickyard.devices.measure import open_session, processor_name, random_inputs, run_times
+from brickyard.devices.fit import fit
+from brickyard.devices.measure import (
+    disagreement,
+    open_session,
+    processor_name,
+    quiet,
+    round_robin,
+    runtime_name,
+)
 
 Progress = Callable[[int, int, str], None]
 Floats = npt.NDArray[np.float64]
 
-_FIT, _HELD_OUT, _PASSES, _COUNTS = 40, 32, 12, 24
+_FIT, _HELD_OUT, _COUNTS = 48, 32, 24
 
 
 class Cuttable(Protocol):
     """What a profile needs of a network: the graphs of subnets and of single blocks."""
 
     @property
-    def space(self) -> Space: ...
+    def space(self) -> Space:
+        """All decisions."""
 
     @property
-    def sha256(self) -> str: ...
+    def sha256(self) -> str:
+        """Hash that tells the network from others."""
 
     @property
-    def blocks(self) -> tuple[str, ...]: ...
+    def blocks(self) -> tuple[str, ...]:
+        """Names of the subsets that form blocks."""
 
-    def cut(self, config: Mapping[str, Any]) -> onnx.ModelProto: ...
+    def cut(self, config: Mapping[str, Any]) -> onnx.ModelProto:
+        """Cut a subnet out."""
 
-    def region_model(self, name: str, count: int, choices: Mapping[str, Any] | None = None) -> onnx.ModelProto: ...
+    def region_model(
+        self, block: str, count: int, choices: Mapping[str, Any] | None = None
+    ) -> onnx.ModelProto:
+        """Return a block alone with some bricks on."""
 
-    def kernel_of(self, name: str) -> Choice | None: ...
+    def kernel_of(self, block: str) -> Choice | None:
+        """Return the choice of a block's kernel size."""
 
-    def depth_of(self, name: str) -> tuple[str, int] | None: ...
+    def depth_of(self, block: str) -> tuple[str, int] | None:
+        """Return the depth that can leave a block out, and the block's place."""
 
 
 class BlockTimes(BaseModel):
     """Times of one block alone.
 
     Attributes:
-        counts: Numbers of groups that were timed, ascending, from 0.
+        counts: Numbers of bricks that were timed, ascending, from 0.
         kernel: Name of the decision of its kernel size, None if that is fixed.
         kernels: Kernel sizes that were timed; one entry, 0, if it is fixed.
-        depth: Name of the depth that can bypass the block and the block's place, None if none can.
-        ms: Time `[kernels][counts]`, milliseconds, 20th percentile.
-        spread: Median less 20th percentile of each, milliseconds.
+        depth: Name of the depth that can leave the block out and the block's place, None if none can.
+        ms_p20: Time `[kernels][counts]`, milliseconds, 20th percentile of the quietest burst.
+        spread_ms: Median less 20th percentile of each, over all bursts.
         factor: What its time inside a network is, as a share of its time alone.
+        offset_ms: What it costs less inside a network while any brick is on.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -75,16 +93,27 @@ class BlockTimes(BaseModel):
     kernel: str | None
     kernels: tuple[int, ...]
     depth: tuple[str, int] | None
-    ms: tuple[tuple[float, ...], ...]
-    spread: tuple[tuple[float, ...], ...]
-    factor: float
+    ms_p20: tuple[tuple[float, ...], ...]
+    spread_ms: tuple[tuple[float, ...], ...]
+    factor: float = 1.0
+    offset_ms: float = 0.0
 
     def alone(self, config: Mapping[str, Any], name: str) -> float:
         """Return the time of the block alone, interpolated between the counts that were timed."""
         if self.depth is not None and config[self.depth[0]] <= self.depth[1]:
             return 0.0
         row = 0 if self.kernel is None else self.kernels.index(config[self.kernel])
-        return float(np.interp(len(config[name]), self.counts, self.ms[row]))
+        return float(np.interp(len(config[name]), self.counts, self.ms_p20[row]))
+
+    def inside(self, kernel: int = 0) -> list[float]:
+        """Return what the block adds inside a network, milliseconds, for 0, 1, ... bricks.
+
+        Args:
+            kernel: Its kernel size, 0 if that is fixed.
+        """
+        bricks = np.arange(self.counts[-1] + 1)
+        alone = np.interp(bricks, self.counts, self.ms_p20[self.kernels.index(kernel)])
+        return list((self.factor * alone - self.offset_ms * (bricks > 0)).tolist())
 
 
 class DeviceProfile(BaseModel):
@@ -98,13 +127,18 @@ class DeviceProfile(BaseModel):
         runtime: Runtime and version.
         threads: Threads of the runtime.
         precision: Numbers the runtime computes with.
-        blueprint_sha256: The network's graph.
+        blueprint_sha256: The network's structure.
         blocks: Times by block.
-        affine: Factor and constant in milliseconds of the plain sum of block times, fitted on whole subnets.
+        affine: Factor of the sum of block times, milliseconds less for each block that is on, and constant:
+            the correction with common coefficients, fitted on whole subnets.
         fixed_ms: What is always paid: stem, shortcuts, head, session.
-        residual_std_ms: Standard deviation of the error on held-out subnets; smaller differences mean nothing.
+        median_ratio: Median of runs over their 20th percentile; predictions are medians.
+        residual_std_ms: Standard deviation of the error on held-out subnets; smaller differences mean
+            nothing.
         held_out_mape: Mean absolute error on held-out subnets, share of the measured time.
-        affine_mape: The same with the affine correction alone.
+        held_out_worst: Largest of these errors.
+        noise: How far two halves of the runs on whole subnets are apart, relative, a mean.
+        affine_mape: Mean absolute error with common coefficients.
         fitted: Subnets that the correction was fitted on.
         held_out: Subnets that the error was measured on.
         seed: Seed of those subnets.
@@ -113,53 +147,69 @@ class DeviceProfile(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", ignored_types=(cached_property,))
 
-    format_version: int = 1
+    format_version: Literal[1] = 1
     name: str
     machine: str
     processor: str
     runtime: str
     threads: int
-    precision: str = "fp32"
+    precision: Literal["fp32"] = "fp32"
     blueprint_sha256: str
     blocks: dict[str, BlockTimes]
-    affine: tuple[float, float]
+    affine: tuple[float, float, float]
     fixed_ms: float
+    median_ratio: float
     residual_std_ms: float
     held_out_mape: float
+    held_out_worst: float
+    noise: float
     affine_mape: float
     fitted: int
     held_out: int
     seed: int
     created: str
 
+    @cached_property
+    def _tables(self) -> list[tuple[str, str | None, tuple[str, int] | None, dict[int, list[float]]]]:
+        return [
+            (name, block.kernel, block.depth, {kernel: block.inside(kernel) for kernel in block.kernels})
+            for name, block in self.blocks.items()
+        ]
+
     def predict(self, config: Mapping[str, Any]) -> float:
-        """Predict the latency of a subnet in milliseconds.
+        """Predict the median latency of a subnet on the device while nothing else runs, milliseconds.
 
         Args:
             config: One legal value for each decision.
         """
-        return self.fixed_ms + sum(block.factor * block.alone(config, name) for name, block in self.blocks.items())
+        total = self.fixed_ms
+        for name, kernel, depth, rows in self._tables:
+            if depth is None or config[depth[0]] > depth[1]:
+                total += rows[0 if kernel is None else config[kernel]][len(config[name])]
+        return total
 
-    def save(self, path: Path) -> None:
+    def save(self, path: str | Path) -> None:
         """Write the profile as JSON, whole or not at all."""
-        write_bytes(path, self.model_dump_json(indent=1).encode())
+        write_bytes(Path(path), self.model_dump_json(indent=1).encode())
 
     @classmethod
-    def load(cls, path: Path) -> DeviceProfile:
+    def load(cls, path: str | Path) -> DeviceProfile:
         """Read a profile.
 
         Raises:
             DeviceError: The file is missing or not a profile of this version.
         """
-        if not path.is_file():
+        if not Path(path).is_file():
             raise DeviceError(f"{path} is not a file; expected a device profile, made by `brickyard profile`")
         try:
-            profile = cls.model_validate_json(path.read_text())
-        except (ValidationError, UnicodeDecodeError) as error:
-            raise DeviceError(f"{path} is not a device profile: {error}; make it with `brickyard profile`") from None
-        if profile.format_version != 1:
-            raise DeviceError(f"{path} has format version {profile.format_version}; this brickyard reads 1")
-        return profile
+            return cls.model_validate_json(Path(path).read_bytes())
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(str(part) for part in first["loc"]) or "file"
+            raise DeviceError(
+                f"{path} is not a device profile of version 1 ({where}: {first['msg']}); make it with "
+                "`brickyard profile`"
+            ) from None
 
 
 def this_device_name(threads: int) -> str:
@@ -187,38 +237,49 @@ def profile(
         DeviceError: `threads` is below 1.
     """
     if threads < 1:
-        raise DeviceError(f"threads = {threads} must be at least 1")
+        raise DeviceError(f"threads = {threads} is not allowed; allowed: 1 or more")
     report = progress or (lambda done, total, text: None)
-    steps = len(network.blocks) + _PASSES
+    steps = 2 * len(network.blocks)
     tables: dict[str, BlockTimes] = {}
     for number, block in enumerate(network.blocks):
         report(number, steps, f"block {block}")
         tables[block] = _time_block(network, block, threads=threads)
     configs = _subnets(network, _FIT + _HELD_OUT, seed=seed)
-    times = _time_subnets(network, configs, threads=threads, report=lambda n: report(len(tables) + n, steps, "subnets"))
+    contents = [network.cut(config).SerializeToString() for config in configs]
+    bursts = round_robin(
+        [open_session(content, threads=threads) for content in contents],
+        report=lambda done, most: report(len(tables) * (most + done) // most, steps, "subnets"),
+    )
+    low = np.array([quiet(rows, 20) for rows in bursts])
+    ratio = float(np.median([quiet(rows, 50) for rows in bursts] / low))
+    times = low * ratio
     alone = np.array([[table.alone(config, block) for block, table in tables.items()] for config in configs])
-    fit, test = slice(0, _FIT), slice(_FIT, None)
-    slope, constant = _affine(alone[fit].sum(1), times[fit])
-    affine_error = np.abs(slope * alone[test].sum(1) + constant - times[test]) / times[test]
-    factors, fixed = _factors(alone[fit], times[fit], slope)
-    errors = alone[test] @ factors + fixed - times[test]
+    fitted = fit(alone[:_FIT], times[:_FIT])
+    measured = times[_FIT:]
+    errors = fitted.predict(alone[_FIT:]) - measured
+    common = fitted.common(alone[_FIT:]) - measured
     report(steps, steps, "done")
     return DeviceProfile(
         name=name or this_device_name(threads),
         machine=f"{platform.machine()} {platform.system()}",
         processor=processor_name(),
-        runtime=f"onnxruntime {onnxruntime.__version__}",
+        runtime=runtime_name(),
         threads=threads,
         blueprint_sha256=network.sha256,
         blocks={
-            block: table.model_copy(update={"factor": float(factor)})
-            for (block, table), factor in zip(tables.items(), factors, strict=True)
+            block: table.model_copy(update={"factor": float(factor), "offset_ms": float(offset)})
+            for (block, table), factor, offset in zip(
+                tables.items(), fitted.factors, fitted.offsets, strict=True
+            )
         },
-        affine=(slope, constant),
-        fixed_ms=fixed,
+        affine=(fitted.slope, fitted.offset, fitted.common_constant),
+        fixed_ms=fitted.constant,
+        median_ratio=ratio,
         residual_std_ms=float(errors.std()),
-        held_out_mape=float((np.abs(errors) / times[test]).mean()),
-        affine_mape=float(affine_error.mean()),
+        held_out_mape=float((np.abs(errors) / measured).mean()),
+        held_out_worst=float((np.abs(errors) / measured).max()),
+        noise=disagreement(bursts),
+        affine_mape=float((np.abs(common) / measured).mean()),
         fitted=_FIT,
         held_out=_HELD_OUT,
         seed=seed,
@@ -229,95 +290,46 @@ def profile(
 def _time_block(network: Cuttable, block: str, *, threads: int) -> BlockTimes:
     decision = network.space[block]
     assert isinstance(decision, Subset)
-    counts = sorted({0, *(int(round(count)) for count in np.linspace(1, decision.count, min(decision.count, _COUNTS)))})
+    timed = np.linspace(1, decision.count, min(decision.count, _COUNTS)).round().astype(int).tolist()
     kernel = network.kernel_of(block)
     kernels = (0,) if kernel is None else tuple(int(value) for value in kernel.values)
-    sessions = {
-        (size, count): open_session(
-            network.region_model(block, count, None if kernel is None else {kernel.name: size}).SerializeToString(),
-            threads=threads,
-        )
+    models = [
+        network.region_model(block, count, None if kernel is None else {kernel.name: size})
         for size in kernels
-        for count in counts[1:]
-    }
-    times = _round_robin(list(sessions.values()), passes=4, seconds=0.008)
-    low = dict(zip(sessions, (float(np.percentile(row, 20)) for row in times), strict=True))
-    middle = dict(zip(sessions, (float(np.median(row)) for row in times), strict=True))
+        for count in timed
+    ]
+    sessions = [open_session(model.SerializeToString(), threads=threads) for model in models]
+    bursts = round_robin(sessions, seconds=0.002)
+    low = np.array([quiet(rows, 20) for rows in bursts]).reshape(len(kernels), -1)
+    spread = np.array([np.median(rows) - np.percentile(rows, 20) for rows in bursts]).reshape(low.shape)
     return BlockTimes(
-        counts=tuple(counts),
+        counts=(0, *timed),
         kernel=None if kernel is None else kernel.name,
         kernels=kernels,
         depth=network.depth_of(block),
-        ms=tuple((0.0, *(low[size, count] for count in counts[1:])) for size in kernels),
-        spread=tuple((0.0, *(middle[size, count] - low[size, count] for count in counts[1:])) for size in kernels),
-        factor=1.0,
+        ms_p20=tuple((0.0, *row) for row in low.round(6).tolist()),
+        spread_ms=tuple((0.0, *row) for row in spread.round(6).tolist()),
     )
 
 
-def _round_robin(
-    sessions: Sequence[onnxruntime.InferenceSession],
-    *,
-    passes: int,
-    seconds: float,
-    report: Callable[[int], None] = lambda done: None,
-) -> list[list[float]]:
-    """Time sessions in turns, so that a drift of the machine hits all of them alike."""
-    inputs = [random_inputs(session) for session in sessions]
-    once = [float(np.median(run_times(session, given, 3))) for session, given in zip(sessions, inputs, strict=True)]
-    times: list[list[float]] = [[] for _ in sessions]
-    for number in range(passes):
-        report(number)
-        for place, (session, given) in enumerate(zip(sessions, inputs, strict=True)):
-            runs = int(min(200, max(4, seconds * 1e3 / max(once[place], 1e-3))))
-            times[place] += run_times(session, given, runs + 1)[1:]
-    return times
-
-
-def _time_subnets(
-    network: Cuttable, configs: Sequence[Config], *, threads: int, report: Callable[[int], None]
-) -> Floats:
-    sessions = [open_session(network.cut(config).SerializeToString(), threads=threads) for config in configs]
-    times = _round_robin(sessions, passes=_PASSES, seconds=0.005, report=report)
-    return np.array([np.percentile(row, 50) for row in times])
-
-
 def _subnets(network: Cuttable, count: int, *, seed: int) -> list[Config]:
-    """Draw subnets of all sizes: a share of its own for the subnet, then each block near it."""
+    """Draw subnets of all sizes, the smallest and the largest first.
+
+    A subnet has a share of bricks of its own, and each block is near it; in every second one some blocks are
+    at their minimum, which is empty for most.
+    """
     rng = random.Random(seed)
     space = network.space
-    configs = [space.largest(), space.smallest()]
+    configs = [space.smallest(), space.largest()]
     while len(configs) < count:
-        share = rng.random()
+        share, sparse = rng.random(), len(configs) % 2 == 0
         values: dict[str, Any] = dict(space.sample(rng))
         for block in network.blocks:
-            decision = space[block]
-            assert isinstance(decision, Subset)
-            wanted = round(decision.count * min(1.0, max(0.0, share + rng.uniform(-0.3, 0.3))))
-            chosen = rng.sample(range(decision.count), max(decision.minimum, wanted))
+            subset = space[block]
+            assert isinstance(subset, Subset)
+            wanted = round(subset.count * min(1.0, max(0.0, share + rng.uniform(-0.3, 0.3))))
+            least = sparse and rng.random() < 0.3
+            chosen = rng.sample(range(subset.count), subset.minimum if least else max(subset.minimum, wanted))
             values[block] = tuple(sorted(chosen))
-        configs.append(Config(values))
-    rng.shuffle(configs)
+        configs.append(space.check(values))
     return configs
-
-
-def _weights(times: Floats) -> Floats:
-    return 1 / times
-
-
-def _affine(sums: Floats, times: Floats) -> tuple[float, float]:
-    weights = _weights(times)
-    design = np.stack([sums, np.ones_like(sums)], 1) * weights[:, None]
-    slope, constant = np.linalg.lstsq(design, times * weights, rcond=None)[0]
-    return float(slope), float(constant)
-
-
-def _factors(alone: Floats, times: Floats, slope: float) -> tuple[Floats, float]:
-    """Fit one factor for each block and a constant by relative least squares, drawn towards the common slope."""
-    weights = _weights(times)
-    blocks = alone.shape[1]
-    design = np.concatenate([alone, np.ones((len(alone), 1))], 1) * weights[:, None]
-    pull = 0.05 * np.sqrt((design[:, :blocks] ** 2).sum(0)).mean()
-    prior = np.concatenate([np.eye(blocks) * pull, np.zeros((blocks, 1))], 1)
-    target = np.concatenate([times * weights, np.full(blocks, slope * pull)])
-    solution = np.linalg.lstsq(np.concatenate([design, prior]), target, rcond=None)[0]
-    return solution[:blocks].clip(min=0), float(solution[blocks])

@@ -1,0 +1,74 @@
+"""Measuring: what a record holds, and that noise of other processes is kept out of it."""
+
+import numpy as np
+import onnxruntime
+import pytest
+from onnx import TensorProto, helper
+
+from brickyard.core.errors import DeviceError
+from brickyard.devices import measure
+
+
+def content() -> bytes:
+    node = helper.make_node("Relu", ["image"], ["scores"])
+    shapes = [
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 3, 4, 4]) for name in ("image", "scores")
+    ]
+    graph = helper.make_graph([node], "relu", shapes[:1], shapes[1:])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8)
+    return model.SerializeToString()
+
+
+def test_record_of_a_measurement():
+    found = measure.measure_session(measure.open_session(content(), threads=1), threads=1, seconds=0.01)
+    assert 0 < found.p10 <= found.p20 <= found.p50 <= found.p90
+    assert (found.threads, found.bursts) == (1, 4)
+    assert 30 <= found.runs <= 300
+    assert found.runtime == f"onnxruntime {onnxruntime.__version__}"
+    assert found.processor
+
+
+def test_the_quietest_burst_counts(monkeypatch):
+    bursts = iter([[2.0] * 5, [3.0] * 40, [1.0, 1.0, 1.0, 9.0] * 10, [2.0] * 40])
+    monkeypatch.setattr(measure, "run_times", lambda session, inputs, runs: next(bursts))
+    session = measure.open_session(content(), threads=1)
+    found = measure.measure_session(session, threads=1, bursts=3)
+    assert (found.p50, found.p90) == (1.0, 9.0)
+
+
+def test_file_and_errors(tmp_path):
+    path = tmp_path / "relu.onnx"
+    with pytest.raises(DeviceError, match="is not a file; expected an ONNX model"):
+        measure.measure_file(path)
+    path.write_bytes(content())
+    assert measure.measure_file(path, seconds=0.01).p50 > 0
+    with pytest.raises(DeviceError, match="threads = 0 is not allowed; allowed: 1 or more"):
+        measure.measure_file(path, threads=0)
+
+
+def test_inputs_are_seeded():
+    session = measure.open_session(content(), threads=1)
+    first, again, other = (measure.random_inputs(session, seed=seed)["image"] for seed in (0, 0, 1))
+    assert first.shape == (1, 3, 4, 4)
+    assert first.dtype == np.float32
+    assert np.array_equal(first, again)
+    assert not np.array_equal(first, other)
+
+
+def test_passes_go_on_until_halves_agree(monkeypatch):
+    """Two sessions; the first passes of one are slowed down, as if another process ran meanwhile."""
+    calls = []
+
+    def fake(session: int, inputs: None, runs: int) -> list[float]:
+        calls.append(session)
+        slow = calls.count(session) in {2, 4} and session == 1
+        return [1.0 + slow] * runs
+
+    monkeypatch.setattr(measure, "random_inputs", lambda session: None)
+    monkeypatch.setattr(measure, "run_times", fake)
+    seen = []
+    times = measure.round_robin([0, 1], passes=2, most_passes=9, report=lambda *steps: seen.append(steps))
+    assert [measure.quiet(bursts) for bursts in times] == [1.0, 1.0]
+    assert [bursts.shape for bursts in times] == [(5, 10), (5, 10)]
+    assert seen == [(number, 9) for number in range(5)]
+    assert measure.disagreement(times) == 0.0
