@@ -99,7 +99,6 @@ def initial_weights(
     block_sizes: Sequence[int],
     seed: int,
     hidden: int = 64,
-    word_bricks: range | None = None,
 ) -> dict[str, Floats]:
     """Draw the weights an assembler starts training with; every brick starts open at limit 1.
 
@@ -109,8 +108,6 @@ def initial_weights(
         block_sizes: Bricks of each block.
         seed: Seed of the draw.
         hidden: Hidden units of the small layers.
-        word_bricks: Bricks of the head that belong to one word each; they start open for their word alone (not with
-            the MLP, whose logits do not belong to words).
 
     Returns:
         Weights by name.
@@ -140,19 +137,15 @@ def initial_weights(
             "bias_out": initial_bias(block_sizes),
         }
     weights = {
-        "words": normal(num_words, num_bricks, 0.05),
+        "words": np.zeros((num_words, num_bricks), dtype=np.float32),
         "limit.in.weight": normal(NUM_FEATURES, hidden, NUM_FEATURES**-0.5),
         "limit.in.bias": zeros(hidden),
-        "limit.out.weight": normal(hidden, num_bricks, 0.1 * hidden**-0.5),
+        "limit.out.weight": np.zeros((hidden, num_bricks), dtype=np.float32),
         "limit.out.bias": initial_bias(block_sizes),
     }
-    if word_bricks is not None:
-        weights["words"][:, word_bricks.start : word_bricks.stop] = 6 * np.eye(num_words, dtype=np.float32)
-        weights["limit.out.weight"][:, word_bricks.start : word_bricks.stop] = 0
-        weights["limit.out.bias"][word_bricks.start : word_bricks.stop] = -3
     if kind == "low_rank":
         rank = max(4, hidden // 4)
         weights["left"] = normal(num_words, rank, num_words**-0.5)
         weights["right"] = normal(num_words, rank, num_words**-0.5)
-        weights["mix"] = normal(rank, num_bricks, 0.1 * rank**-0.5)
+        weights["mix"] = np.zeros((rank, num_bricks), dtype=np.float32)
     return weights

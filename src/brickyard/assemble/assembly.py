@@ -19,26 +19,21 @@ Mask = npt.NDArray[np.bool_]
 
 _LIFT = np.float32(1e3)
 
-WORDS = "head.words"
-"""Subset of a presence head: one brick for each word; what answers the task, and costs next to nothing."""
-
 
 def raise_floors(logits: Floats, subsets: Sequence[Subset]) -> Floats:
-    """Lift what must stay above everything else: the best bricks of blocks with a minimum, and the words of the task.
+    """Lift the best bricks of blocks that must keep some above all others.
 
     Args:
         logits: `[batch, bricks]`.
         subsets: The blocks in the order of the logits.
 
     Returns:
-        Logits in which those bricks rank first and are positive.
+        Logits in which the `minimum` best bricks of each block rank first and are positive.
     """
     lifted, start = logits.copy(), 0
     for subset in subsets:
         part = lifted[:, start : start + subset.count]
-        if subset.name == WORDS:
-            part[part > 0] += _LIFT
-        elif subset.minimum:
+        if subset.minimum:
             best = np.argsort(-part, axis=1, kind="stable")[:, : subset.minimum]
             np.put_along_axis(part, best, np.take_along_axis(part, best, axis=1).clip(0) + _LIFT, axis=1)
         start += subset.count
@@ -97,7 +92,7 @@ class Assembly:
         return open_bricks(logits, self.costs, budget)
 
     def floors(self, logits: Floats) -> Mask:
-        """Return the bricks that always stay: the best of blocks with a minimum, and the words that the task wants.
+        """Return the bricks that always stay: the best of blocks with a minimum.
 
         Args:
             logits: `[bricks]`, as `logits` gives them.
@@ -109,8 +104,6 @@ class Assembly:
         for subset in self.subsets:
             part = logits[start : start + subset.count]
             kept[start + np.argsort(-part, kind="stable")[: subset.minimum]] = True
-            if subset.name == WORDS:
-                kept[start : start + subset.count] |= part > 0
             start += subset.count
         return kept
 

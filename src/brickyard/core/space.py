@@ -13,6 +13,11 @@ from brickyard.core.decision import Decision, Subset, decision_from_json
 from brickyard.core.errors import ConfigError
 
 
+WORDS, CLASSES = "head.words", "classes"
+HEAD_SUBSETS = (WORDS, CLASSES)
+"""Subsets of the head: a brick for each word of a vocabulary, or a row for each class. The task is their value."""
+
+
 class Space:
     """The set of legal configs, spanned by decisions with different names.
 
@@ -146,7 +151,7 @@ class Space:
 
 
 def block_subsets(space: Space) -> list[Subset]:
-    """Return the subsets that an assembler decides: all but the head's `classes`, which the task decides.
+    """Return the subsets that an assembler decides: all but those of the head, which the task decides.
 
     Args:
         space: Space of a network.
@@ -154,4 +159,4 @@ def block_subsets(space: Space) -> list[Subset]:
     Returns:
         The subsets in the order of the space; logits, gates and masks of bricks follow it.
     """
-    return [decision for decision in space if isinstance(decision, Subset) and decision.name != "classes"]
+    return [decision for decision in space if isinstance(decision, Subset) and decision.name not in HEAD_SUBSETS]

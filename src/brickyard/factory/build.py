@@ -19,7 +19,7 @@ from safetensors.torch import save as save_torch
 from torch import Tensor, nn
 
 from brickyard.assemble.assembler import ASSEMBLERS, initial_bias, initial_weights, limit_features
-from brickyard.assemble.assembly import WORDS, Assembly, raise_floors
+from brickyard.assemble.assembly import Assembly, raise_floors
 from brickyard.assemble.ceiling import open_bricks
 from brickyard.assemble.discretise import DISCRETISERS, penalty
 from brickyard.core.decision import Subset
@@ -115,7 +115,6 @@ class TorchAssembler(nn.Module):
             num_words=num_words,
             block_sizes=[subset.count for subset in self.subsets],
             seed=seed,
-            word_bricks=word_bricks(self.subsets),
         )
         self.names = {name.replace(".", "_"): name for name in initial}
         self.weights = nn.ParameterDict(
@@ -151,20 +150,10 @@ class TorchAssembler(nn.Module):
         return Assembly(self.kind, weights, network.space, costs, fixed_cost)
 
 
-def word_bricks(subsets: Sequence[Subset]) -> range | None:
-    """Return which bricks of a presence head belong to one word each, None for other heads."""
-    start = 0
-    for subset in subsets:
-        if subset.name == WORDS:
-            return range(start, start + subset.count)
-        start += subset.count
-    return None
-
-
 def nested_cores(
     network: Network, costs: npt.NDArray[np.float32], fixed_cost: float
 ) -> Callable[[npt.NDArray[np.float32]], Mapping[str, Tensor]]:
-    """Return what opens, under limits, the first bricks of each block, and every word of the head.
+    """Return what opens, under limits, the first bricks of each block.
 
     Args:
         network: The network.
@@ -175,11 +164,7 @@ def nested_cores(
         From limits `[batch]` to gates by subset.
     """
     subsets = block_subsets(network.space)
-    ranking = initial_bias([subset.count for subset in subsets])
-    words = word_bricks(subsets)
-    if words is not None:
-        ranking[words.start : words.stop] = 1e3
-    ranking = raise_floors(ranking[None], subsets)
+    ranking = raise_floors(initial_bias([subset.count for subset in subsets])[None], subsets)
     device = next(network.parameters()).device
 
     def gates(limits: npt.NDArray[np.float32]) -> Mapping[str, Tensor]:

@@ -24,6 +24,7 @@ from brickyard.core.config import Config
 from brickyard.core.decision import Choice
 from brickyard.core.errors import ExportError, InfeasibleError
 from brickyard.core.files import new_folder, sha256, write_bytes, write_json, write_manifest, write_text
+from brickyard.core.space import CLASSES
 from brickyard.core.task import Task
 from brickyard.devices.measure import measure_session
 from brickyard.devices.profile import DeviceProfile
@@ -257,13 +258,13 @@ class Maker:
             inputs = self.folder.preprocess.apply(self.folder.calibration.images[:4])
             self._references[key] = (open_session(self.blueprint.gated(choices)), inputs)
         reference, inputs = self._references[key]
-        gates = self.assembly.mask(config).astype(np.float32)
+        gates = self._gates(config)
         first, second = (entry.name for entry in reference.get_inputs())
         expected = np.concatenate(
             [reference.run(None, {first: inputs[i : i + 1], second: gates})[0] for i in range(len(inputs))]
         )
-        if "classes" in config:
-            expected = expected[:, list(config["classes"])]
+        if CLASSES in config:
+            expected = expected[:, list(config[CLASSES])]
         actual = scores_of(session, inputs)
         error = float(np.abs(actual - expected).max())
         if not error <= _PARITY * max(1.0, float(np.abs(expected).max())):
@@ -272,6 +273,14 @@ class Maker:
                 "nothing was written. The factory's files may be damaged: train or download it again"
             )
         return error
+
+    def _gates(self, config: Config) -> Floats:
+        parts = []
+        for name in self.blueprint.blocks:
+            part = np.zeros(self.blueprint.space[name].width, dtype=np.float32)
+            part[list(config[name])] = 1.0
+            parts.append(part)
+        return np.concatenate(parts)
 
     def whole_ms(self) -> float:
         """Return the measured median latency of the whole network, measured once."""

@@ -12,6 +12,8 @@ import onnxruntime
 
 from brickyard.assemble.assembly import Assembly
 from brickyard.core.config import Config
+from brickyard.core.errors import TaskError
+from brickyard.core.space import CLASSES, WORDS
 from brickyard.core.task import Task, Vocabulary
 from brickyard.data.examples import Examples, Preprocess
 from brickyard.data.geometry import GeometrySpec, task_scenes
@@ -139,10 +141,21 @@ def measure_quality(
 
 
 def task_config(blueprint: Blueprint, assembly: Assembly, task: Task, vocabulary: Vocabulary, mask: Any) -> Config:
-    """Return the config of a mask for a task: classes sliced, every other choice at its largest."""
+    """Return the config of a mask for a task: the head keeps the task's words or classes, choices are at their largest.
+
+    Raises:
+        TaskError: A property task without words.
+    """
     others = dict(blueprint.space.largest())
     if task.kind == "classes":
-        others["classes"] = task.class_indices(vocabulary)
+        others[CLASSES] = task.class_indices(vocabulary)
+    elif not task.words:
+        raise TaskError(
+            "this factory answers whether an object with given properties is there; name one property or more, of "
+            + ", ".join(vocabulary.words)
+        )
+    else:
+        others[WORDS] = tuple(sorted(vocabulary.index(word) for word in task.words))
     return assembly.config(mask, others)
 
 

@@ -25,7 +25,7 @@ from torch.nn import functional as F
 from brickyard.core.decision import Choice, Subset
 from brickyard.core.errors import TrainError
 from brickyard.core.network import Network
-from brickyard.core.space import block_subsets
+from brickyard.core.space import WORDS, block_subsets
 from brickyard.train.checkpoint import load_checkpoint, save_checkpoint
 from brickyard.train.tasks import Questions
 
@@ -285,12 +285,13 @@ class JointTraining:
 
     def _forward(self, pictures: Tensor, tasks: Tensor, limits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         gates, penalty = self.gate(tasks, limits, self.costs)
-        scores = self.network_scores(pictures, gates)
+        scores = self.network_scores(pictures, tasks, gates)
         return scores, gates, penalty
 
-    def network_scores(self, pictures: Tensor, gates: Tensor) -> Tensor:
-        """Compute the scores of a batch whose samples have their own gates `[batch, bricks]`."""
-        with self.network.gated(split_gates(gates, self.subsets)):
+    def network_scores(self, pictures: Tensor, tasks: Tensor, gates: Tensor) -> Tensor:
+        """Compute the scores of a batch whose samples have their own tasks and gates `[batch, bricks]`."""
+        head = {WORDS: tasks} if WORDS in self.network.space else {}
+        with self.network.gated({**split_gates(gates, self.subsets), **head}):
             scores: Tensor = self.network(pictures)
         return scores
 
