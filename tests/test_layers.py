@@ -53,7 +53,12 @@ TORCH_FREE = (
     "cli.py",
 )
 # Files inside the folders above that only training uses; the others may import them in functions alone.
-NEEDS_TORCH = {"assemble/discretise.py"}
+NEEDS_TORCH = {
+    "assemble/discretise.py",
+    "factory/build.py",
+    "factory/training_report.py",
+    "factory/twin.py",
+}
 TRAIN_ONLY = ("torch", "datasets", "sklearn", "onnxscript", "matplotlib", "accelerate")
 
 

@@ -5,7 +5,6 @@ imported when first used, so that ``import brickyard`` is quick and the main pat
 """
 
 from importlib import import_module
-from importlib.metadata import version as _version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -21,8 +20,6 @@ if TYPE_CHECKING:
     from brickyard.core.task import Vocabulary as Vocabulary
     from brickyard.factory import Budget as Budget
     from brickyard.factory import Factory as Factory
-
-__version__ = _version("brickyard")
 
 _HOME = {
     "Factory": "brickyard.factory",
@@ -61,6 +58,8 @@ def __getattr__(name: str) -> Any:
     Raises:
         AttributeError: the package has no such public name.
     """
+    if name == "__version__":
+        return import_module("importlib.metadata").version("brickyard")
     if name == "errors":
         return import_module("brickyard.core.errors")
     if name not in _HOME:

@@ -82,21 +82,20 @@ def read_json(path: Path) -> Any:
 
 
 @contextmanager
-def new_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
+def new_folder(path: Path) -> Iterator[Path]:
     """Give a temporary folder that becomes `path` when the block ends, and vanishes if it raises.
 
     Args:
         path: Where the folder shall be.
-        replace: Whether a folder that is already there may be replaced.
 
     Yields:
         The temporary folder, in the same parent as `path`.
 
     Raises:
-        ArtifactError: Something is at `path` and may not be replaced.
+        ArtifactError: Something is at `path`, other than an empty folder.
     """
     path = path.absolute()
-    if path.exists() and not (path.is_dir() and (replace or not any(path.iterdir()))):
+    if path.exists() and not (path.is_dir() and not any(path.iterdir())):
         raise ArtifactError(f"{path} already exists; choose another folder or remove it first")
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
@@ -107,13 +106,7 @@ def new_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
                 with file.open("rb") as stream:
                     os.fsync(stream.fileno())
         temporary.chmod(0o755)
-        if path.exists():
-            old = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.old."))
-            os.replace(path, old)
-            os.replace(temporary, path)
-            shutil.rmtree(old)
-        else:
-            os.replace(temporary, path)
+        os.replace(temporary, path)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise

@@ -23,7 +23,7 @@ from brickyard.assemble.assembly import Assembly, raise_floors
 from brickyard.assemble.ceiling import open_bricks
 from brickyard.assemble.discretise import DISCRETISERS, penalty
 from brickyard.core.decision import Subset
-from brickyard.core.errors import TrainError
+from brickyard.core.errors import ArtifactError, TrainError
 from brickyard.core.files import new_folder, write_bytes, write_json, write_manifest
 from brickyard.core.network import Network
 from brickyard.core.space import block_subsets
@@ -231,26 +231,26 @@ def train_factory(
     """
     torch.set_num_threads(settings.threads)
     torch.manual_seed(settings.train.seed)
+    if out.exists():
+        raise ArtifactError(f"{out} already exists; choose another folder or remove it first")
     work = out.absolute().with_name(out.name + ".training")
+    work.mkdir(parents=True, exist_ok=True)
+    network = _network(source, settings)
+    costs, fixed_cost = brick_costs(export_blueprint(network.eval()))
+    if settings.train.lowest_limit <= fixed_cost:
+        raise TrainError(
+            f"lowest_limit = {settings.train.lowest_limit} lies below the share that is always on, {fixed_cost:.3f}; "
+            "raise it"
+        )
+    split = None
+    if source.vocabulary.kind == "properties":
+        split = split_tasks(source.vocabulary, unseen_share=settings.unseen_share, seed=settings.train.seed)
+    log = _train(source, settings, network, split, costs, fixed_cost, work, progress)
+    blueprint = export_blueprint(network.eval())
+    assembly = log.assembler.assembly(network, costs, fixed_cost)
+    progress("test", 0, 1, "quality at each limit")
+    curve = measure_curve(source, blueprint, assembly, split=split, limits=_CURVE_LIMITS, seed=settings.train.seed)
     with new_folder(out) as folder:
-        work.mkdir(parents=True, exist_ok=True)
-        network = _network(source, settings)
-        fresh = export_blueprint(network.eval())
-        costs, fixed_cost = brick_costs(fresh)
-        if settings.train.lowest_limit <= fixed_cost:
-            raise TrainError(
-                f"lowest_limit = {settings.train.lowest_limit} lies below the share that is always on, {fixed_cost:.3f}; "
-                "raise it"
-            )
-        split = None
-        if source.vocabulary.kind == "properties":
-            split = split_tasks(source.vocabulary, unseen_share=settings.unseen_share, seed=settings.train.seed)
-        log = _train(source, settings, network, split, costs, fixed_cost, work, progress)
-        assembler = log.assembler
-        blueprint = export_blueprint(network.eval())
-        assembly = assembler.assembly(network, costs, fixed_cost)
-        progress("test", 0, 1, "quality at each limit")
-        curve = measure_curve(source, blueprint, assembly, split=split, limits=_CURVE_LIMITS, seed=settings.train.seed)
         _write(folder, name or out.name, source, settings, network, assembly, blueprint, curve, log.rows)
     _remove(work)
     return out

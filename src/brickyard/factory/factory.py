@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from brickyard.core.errors import ArtifactError, BrickyardError, BudgetError, DeviceError, InfeasibleError
+from brickyard.core.files import read_json
 from brickyard.core.task import Task, Vocabulary
 from brickyard.devices.profile import DeviceProfile, this_device_name
 from brickyard.devices.profile import profile as profile_device
@@ -127,20 +127,28 @@ class Factory:
             inside = self.folder.path / "devices" / f"{device}.json"
             profile = DeviceProfile.load(inside if inside.is_file() else Path(device))
         else:
-            path = self._cached_profile(threads)
-            if path.is_file():
-                try:
-                    return self._fitting(DeviceProfile.load(path))
-                except DeviceError:
-                    path.unlink()
+            kept = self._kept_profile(threads)
+            if kept is not None:
+                return kept
             profile = self.profile(threads=threads, progress=progress)
+            path = self._profile_path(threads)
             path.parent.mkdir(parents=True, exist_ok=True)
             profile.save(path)
         return self._fitting(profile)
 
-    def _cached_profile(self, threads: int) -> Path:
+    def _profile_path(self, threads: int) -> Path:
         digest = self.folder.blueprint.sha256[:12]
-        return cache_folder() / "devices" / f"{self.name}-{digest}-{this_device_name(threads)}.json"
+        return cache_folder() / "devices" / f"{digest}-{this_device_name(threads)}.json"
+
+    def _kept_profile(self, threads: int) -> DeviceProfile | None:
+        """Return this machine's profile from the user's cache, None if there is none that can be read."""
+        path = self._profile_path(threads)
+        if not path.is_file():
+            return None
+        try:
+            return self._fitting(DeviceProfile.load(path))
+        except DeviceError:
+            return None
 
     def _fitting(self, profile: DeviceProfile) -> DeviceProfile:
         if profile.blueprint_sha256 != self.folder.blueprint.sha256:
@@ -198,8 +206,8 @@ class Factory:
         profile = None
         if ceilings.latency_ms is not None or device is not None:
             profile = self.device(device, threads=threads, progress=progress)
-        elif self._cached_profile(threads).is_file():
-            profile = self.device(threads=threads)
+        else:
+            profile = self._kept_profile(threads)
         maker = self.maker(profile, threads=threads)
         limits = ceilings.limits(whole_macs=maker.whole.macs)
         try:
@@ -235,14 +243,27 @@ class Factory:
         for number, request in enumerate(requests):
             target = Path(out) / str(request.get("name") or f"{number:05d}")
             given = {key: value for key, value in request.items() if key != "name" and value is not None}
-            if (target / "manifest.json").is_file():
-                yield json.loads((target / "report.json").read_text())
-            else:
-                try:
-                    yield self.make(**given, out=target, threads=threads).model_dump()
-                except BrickyardError as error:
-                    yield failure(error, task=given.get("task"), budget=given.get("budget"))
+            try:
+                yield self._kept(target, given) or self.make(**given, out=target, threads=threads).model_dump()
+            except BrickyardError as error:
+                yield failure(error, task=given.get("task"), budget=given.get("budget"))
             progress(number + 1, len(requests), str(target))
+
+    def _kept(self, target: Path, request: Mapping[str, Any]) -> dict[str, Any] | None:
+        """Return the report of a folder that answers a request already; None if there is no such folder.
+
+        Raises:
+            ArtifactError: The folder holds the model of another request.
+        """
+        if not (target / "manifest.json").is_file():
+            return None
+        kept = read_json(target / "request.json")
+        budget = Budget(**dict(request.get("budget") or {})).model_dump(exclude_none=True)
+        asked = (self.name, self.vocabulary.parse(request.get("task")).text, budget, request.get("seed", 0))
+        if asked != (kept["factory"], kept["task"], kept["budget"], kept["seed"]):
+            raise ArtifactError(f"{target} holds the model of another request; choose another folder or name")
+        report: dict[str, Any] = read_json(target / "report.json")
+        return report
 
 
 def failure(error: BrickyardError, *, task: Any, budget: Any) -> dict[str, Any]:

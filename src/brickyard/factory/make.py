@@ -26,8 +26,8 @@ from brickyard.core.errors import ExportError, InfeasibleError
 from brickyard.core.files import new_folder, sha256, write_bytes, write_json, write_manifest, write_text
 from brickyard.core.space import CLASSES
 from brickyard.core.task import Task
-from brickyard.devices.measure import measure_session
-from brickyard.devices.profile import DeviceProfile
+from brickyard.devices.measure import measure_session, processor_name
+from brickyard.devices.profile import DeviceProfile, this_device_name
 from brickyard.factory.folder import FORMAT_VERSION, FactoryFolder, versions
 from brickyard.factory.quality import (
     Floats,
@@ -94,6 +94,9 @@ class Clock:
 class Maker:
     """Makes models from one factory for one device; keeps what requests share.
 
+    Where the device is another machine, files are measured here for the report, but latency limits are judged by the
+    device's profile alone.
+
     Args:
         folder: The factory.
         device: Profile of the device; needed for latency limits, and for predicted latency.
@@ -103,6 +106,7 @@ class Maker:
     def __init__(self, folder: FactoryFolder, *, device: DeviceProfile | None, threads: int = 1) -> None:
         self.folder, self.device = folder, device
         self.threads = device.threads if device is not None else threads
+        self.here = device is None or device.processor == processor_name()
         self.blueprint, self.assembly = folder.blueprint, folder.assembly
         largest = self.blueprint.space.largest()
         self.whole = self._costs(largest)
@@ -206,9 +210,14 @@ class Maker:
         """
         clock = Clock()
         wanted = dict(limits)
-        fastest = float("inf")
+        fastest, met = float("inf"), False
         for number in range(1, _ROUNDS + 1):
-            _, config = self.find(task, wanted, seed=seed)[0]
+            try:
+                _, config = self.find(task, wanted, seed=seed)[0]
+            except InfeasibleError:
+                if number == 1:
+                    raise
+                break
             clock.lap("search")
             graph = self.blueprint.cut(config)
             content = graph.SerializeToString()
@@ -219,12 +228,13 @@ class Maker:
             measured = measure_session(session, threads=self.threads)
             clock.lap("measure")
             fastest = min(fastest, measured.p50)
-            if "latency_ms" not in limits or measured.p50 <= limits["latency_ms"]:
+            met = "latency_ms" not in limits or not self.here or measured.p50 <= limits["latency_ms"]
+            if met:
                 break
             wanted["latency_ms"] = wanted["latency_ms"] * min(0.97, 0.98 * limits["latency_ms"] / measured.p50)
-        else:
+        if not met:
             raise InfeasibleError(
-                f"latency_ms = {limits['latency_ms']:g} was not met by measurement in {_ROUNDS} rounds: the fastest file "
+                f"latency_ms = {limits['latency_ms']:g} was not met by measurement in {number} rounds: the fastest file "
                 f"took {fastest:.4g} ms; allow that, or repeat when the machine is idle",
                 limit="latency_ms",
                 requested=limits["latency_ms"],
@@ -361,7 +371,9 @@ def write_model(
     clock.lap("quality")
     whole_ms = maker.whole_ms()
     clock.lap("whole")
-    reached = {**model.predicted.model_dump(exclude_none=True), "latency_ms": model.measured.p50}
+    reached = model.predicted.model_dump(exclude_none=True)
+    if maker.here:
+        reached["latency_ms"] = model.measured.p50
     files = {
         "model": "model.onnx",
         "weights": "model.safetensors",
@@ -409,6 +421,7 @@ def write_model(
             binding_limit=binding_limit(reached, limits),  # type: ignore[arg-type]
             predicted=model.predicted,
             measured=model.measured,
+            measured_on=this_device_name(maker.threads),
             whole_measured=whole_ms,
             rounds=model.rounds,
             parameters=model.predicted.parameters,

@@ -195,7 +195,8 @@ class Report(Record):
         device: Name of the device profile, None when latency plays no part.
         binding_limit: The ceiling that is nearest to being reached, None without ceilings.
         predicted: Costs before the file was written.
-        measured: Latency of the file.
+        measured: Latency of the file on the machine that made it.
+        measured_on: Name of that machine; a device of another name was not measured but predicted.
         whole_measured: Latency of the whole network's file on the same device, milliseconds, median.
         rounds: How often the latency limit was tightened and the model made again, plus one.
         parameters: Exact.
@@ -228,6 +229,7 @@ class Report(Record):
     binding_limit: LimitName | None
     predicted: Costs
     measured: Latency
+    measured_on: str
     whole_measured: float | None
     rounds: int
     parameters: int
