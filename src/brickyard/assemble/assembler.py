@@ -73,7 +73,11 @@ def mlp(weights: Weights, tasks: Any, features: Any) -> Any:
     return hidden @ weights["out"] + weights["bias_out"]
 
 
-ASSEMBLERS: dict[str, Callable[[Weights, Any, Any], Any]] = {"additive": additive, "low_rank": low_rank, "mlp": mlp}
+ASSEMBLERS: dict[str, Callable[[Weights, Any, Any], Any]] = {
+    "additive": additive,
+    "low_rank": low_rank,
+    "mlp": mlp,
+}
 """The assemblers by name."""
 
 
@@ -116,7 +120,9 @@ def initial_weights(
         ConfigError: Unknown kind.
     """
     if kind not in ASSEMBLERS:
-        raise ConfigError(f"assembler {kind!r} is unknown; known: {sorted(ASSEMBLERS)}", path="assembler", value=kind)
+        raise ConfigError(
+            f"assembler {kind!r} is unknown; known: {sorted(ASSEMBLERS)}", path="assembler", value=kind
+        )
     rng = np.random.default_rng(seed)
     num_bricks = sum(block_sizes)
 

@@ -10,14 +10,12 @@ import numpy as np
 import numpy.typing as npt
 
 from brickyard.assemble.assembler import ASSEMBLERS, Floats, limit_features
-from brickyard.assemble.ceiling import open_bricks
+from brickyard.assemble.ceiling import ALWAYS, open_bricks
 from brickyard.core.config import Config
 from brickyard.core.decision import Subset
 from brickyard.core.space import Space, block_subsets
 
 Mask = npt.NDArray[np.bool_]
-
-_LIFT = np.float32(1e3)
 
 
 def raise_floors(logits: Floats, subsets: Sequence[Subset]) -> Floats:
@@ -35,7 +33,7 @@ def raise_floors(logits: Floats, subsets: Sequence[Subset]) -> Floats:
         part = lifted[:, start : start + subset.count]
         if subset.minimum:
             best = np.argsort(-part, axis=1, kind="stable")[:, : subset.minimum]
-            np.put_along_axis(part, best, np.take_along_axis(part, best, axis=1).clip(0) + _LIFT, axis=1)
+            np.put_along_axis(part, best, np.take_along_axis(part, best, axis=1).clip(0) + ALWAYS, axis=1)
         start += subset.count
     return lifted
 

@@ -10,6 +10,10 @@ import numpy as np
 import numpy.typing as npt
 
 
+ALWAYS = np.float32(1e3)
+"""Bricks whose logit is at least this stay open whatever the limit; see `assembly.raise_floors`."""
+
+
 def open_bricks(
     logits: npt.NDArray[np.float32], costs: npt.NDArray[np.float32], limits: npt.NDArray[np.float32]
 ) -> npt.NDArray[np.bool_]:
@@ -27,4 +31,4 @@ def open_bricks(
     fits = np.cumsum(costs[order], axis=1) <= limits[:, None] + 1e-6
     opened = np.empty(logits.shape, dtype=np.bool_)
     np.put_along_axis(opened, order, fits, axis=1)
-    return opened & (logits > 0)
+    return (opened & (logits > 0)) | (logits >= ALWAYS)

@@ -54,7 +54,11 @@ def hard_concrete(logits: Tensor, costs: Tensor, limits: Tensor) -> Tensor:
     return (binary * (_ZETA - _GAMMA) + _GAMMA).clamp(0, 1)
 
 
-DISCRETISERS: dict[str, Discretiser] = {"ceiling": ceiling, "semhash": semhash, "hard_concrete": hard_concrete}
+DISCRETISERS: dict[str, Discretiser] = {
+    "ceiling": ceiling,
+    "semhash": semhash,
+    "hard_concrete": hard_concrete,
+}
 """The discretisers by name."""
 
 

@@ -54,7 +54,9 @@ def _score(mask: Mask, logits: Floats) -> float:
     return float(np.where(mask, probability, 1 - probability).sum())
 
 
-def _repair(mask: Mask, logits: Floats, costing: Costing, limits: Mapping[str, float], floors: Mask) -> Mask | None:
+def _repair(
+    mask: Mask, logits: Floats, costing: Costing, limits: Mapping[str, float], floors: Mask
+) -> Mask | None:
     """Close the weakest bricks until the mask fits; bisection over how many, since costs fall with each."""
     if _excess(costing(mask), limits) <= 1:
         return mask
