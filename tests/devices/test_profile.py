@@ -86,7 +86,7 @@ def test_tables_hold_the_quietest_burst(known: DeviceProfile):
     assert first.counts == (0, 1, 2, 3, 4, 5, 6)
     assert first.ms_p20[0] == pytest.approx((0, 0.03, 0.04, 0.05, 0.06, 0.07, 0.08))
     assert second.kernels == (3, 5)
-    assert (second.counts[0], second.counts[-1], len(second.counts)) == (0, 40, 25)
+    assert (second.counts[0], second.counts[-1], len(second.counts)) == (0, 40, 13)
     assert second.depth == ("depth", 1)
 
 
@@ -132,8 +132,9 @@ def test_progress_rises_to_its_end(monkeypatch, known: DeviceProfile):
     seen = []
     profile(Device(), threads=1, seed=0, progress=lambda *step: seen.append(step))
     assert [done for done, _, _ in seen] == sorted(done for done, _, _ in seen)
-    assert seen[0] == (0, 4, "block first")
-    assert seen[-1] == (4, 4, "done")
+    total = 2 * (6 + 2 * 12 + 80)
+    assert seen[0] == (0, total, "opening blocks and subnets")
+    assert seen[-1] == (total, total, "done")
 
 
 def test_threads_are_checked_and_named():

@@ -100,7 +100,7 @@ def round_robin(
     passes: int = 6,
     most_passes: int = 40,
     agree: float = 0.01,
-    seconds: float = 0.004,
+    seconds: float = 0.003,
     least_runs: int = 10,
     most_runs: int = 40,
     report: Callable[[int, int], None] = lambda done, most: None,

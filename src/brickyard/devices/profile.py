@@ -10,9 +10,10 @@ from __future__ import annotations
 import platform
 import random
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
 from functools import cached_property
+from itertools import islice, product
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -40,7 +41,7 @@ from brickyard.devices.measure import (
 Progress = Callable[[int, int, str], None]
 Floats = npt.NDArray[np.float64]
 
-_FIT, _HELD_OUT, _COUNTS = 48, 32, 24
+_FIT, _HELD_OUT, _PASSES, _COUNTS = 48, 32, 40, 24
 
 
 class Cuttable(Protocol):
@@ -239,17 +240,24 @@ def profile(
     if threads < 1:
         raise DeviceError(f"threads = {threads} is not allowed; allowed: 1 or more")
     report = progress or (lambda done, total, text: None)
-    steps = 2 * len(network.blocks)
-    tables: dict[str, BlockTimes] = {}
-    for number, block in enumerate(network.blocks):
-        report(number, steps, f"block {block}")
-        tables[block] = _time_block(network, block, threads=threads)
+    grids = {block: _grid(network, block) for block in network.blocks}
     configs = _subnets(network, _FIT + _HELD_OUT, seed=seed)
-    contents = [network.cut(config).SerializeToString() for config in configs]
+    models = [model for block in network.blocks for model in _alone(network, block, grids[block])]
+    models += [network.cut(config) for config in configs]
+    sessions = []
+    for number, model in enumerate(models):
+        report(number, 2 * len(models), "opening blocks and subnets")
+        sessions.append(open_session(model.SerializeToString(), threads=threads))
     bursts = round_robin(
-        [open_session(content, threads=threads) for content in contents],
-        report=lambda done, most: report(len(tables) * (most + done) // most, steps, "subnets"),
+        sessions,
+        most_passes=_PASSES,
+        report=lambda done, most: report(
+            len(models) + len(models) * done // most, 2 * len(models), "timing until halves agree"
+        ),
     )
+    parts = iter(bursts)
+    tables = {block: _table(network, block, grid, parts) for block, grid in grids.items()}
+    bursts = list(parts)
     low = np.array([quiet(rows, 20) for rows in bursts])
     ratio = float(np.median([quiet(rows, 50) for rows in bursts] / low))
     times = low * ratio
@@ -258,7 +266,7 @@ def profile(
     measured = times[_FIT:]
     errors = fitted.predict(alone[_FIT:]) - measured
     common = fitted.common(alone[_FIT:]) - measured
-    report(steps, steps, "done")
+    report(2 * len(models), 2 * len(models), "done")
     return DeviceProfile(
         name=name or this_device_name(threads),
         machine=f"{platform.machine()} {platform.system()}",
@@ -287,23 +295,33 @@ def profile(
     )
 
 
-def _time_block(network: Cuttable, block: str, *, threads: int) -> BlockTimes:
-    decision = network.space[block]
-    assert isinstance(decision, Subset)
-    timed = np.linspace(1, decision.count, min(decision.count, _COUNTS)).round().astype(int).tolist()
-    kernel = network.kernel_of(block)
+def _grid(network: Cuttable, block: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Return the kernel sizes and the numbers of bricks at which a block is timed."""
+    subset, kernel = network.space[block], network.kernel_of(block)
+    assert isinstance(subset, Subset)
     kernels = (0,) if kernel is None else tuple(int(value) for value in kernel.values)
-    models = [
-        network.region_model(block, count, None if kernel is None else {kernel.name: size})
-        for size in kernels
-        for count in timed
-    ]
-    sessions = [open_session(model.SerializeToString(), threads=threads) for model in models]
-    bursts = round_robin(sessions, seconds=0.002)
-    low = np.array([quiet(rows, 20) for rows in bursts]).reshape(len(kernels), -1)
-    spread = np.array([np.median(rows) - np.percentile(rows, 20) for rows in bursts]).reshape(low.shape)
+    points = min(subset.count, max(2, _COUNTS // len(kernels)))
+    return kernels, tuple(np.linspace(1, subset.count, points).round().astype(int).tolist())
+
+
+def _alone(
+    network: Cuttable, block: str, grid: tuple[tuple[int, ...], tuple[int, ...]]
+) -> Iterator[onnx.ModelProto]:
+    kernel = network.kernel_of(block)
+    for size, count in product(*grid):
+        yield network.region_model(block, count, None if kernel is None else {kernel.name: size})
+
+
+def _table(
+    network: Cuttable, block: str, grid: tuple[tuple[int, ...], tuple[int, ...]], bursts: Iterator[Floats]
+) -> BlockTimes:
+    kernels, counts = grid
+    kernel = network.kernel_of(block)
+    timed = list(islice(bursts, len(kernels) * len(counts)))
+    low = np.array([quiet(rows, 20) for rows in timed]).reshape(len(kernels), -1)
+    spread = np.array([np.median(rows) - np.percentile(rows, 20) for rows in timed]).reshape(low.shape)
     return BlockTimes(
-        counts=(0, *timed),
+        counts=(0, *counts),
         kernel=None if kernel is None else kernel.name,
         kernels=kernels,
         depth=network.depth_of(block),
