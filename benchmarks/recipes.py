@@ -11,11 +11,11 @@ def geometry_settings(seed: int, *, assembler: str = "additive") -> BuildSetting
     return BuildSettings(
         network="residual_cnn_small",
         assembler=assembler,
-        backbone_steps=3000,
+        backbone_steps=2500,
         backbone_rate=4e-3,
         unseen_share=0.2,
         train=TrainSettings(
-            steps=1200, batch_size=64, learning_rate=8e-4, assembler_rate=5e-4, lowest_limit=0.15, anneal=0.2, seed=seed
+            steps=800, batch_size=64, learning_rate=4e-4, assembler_rate=2e-4, lowest_limit=0.2, anneal=0.3, seed=seed
         ),
     )
 
@@ -28,7 +28,7 @@ def digits_settings(seed: int) -> BuildSettings:
         backbone_rate=4e-3,
         augment="shift",
         train=TrainSettings(
-            steps=800, batch_size=64, learning_rate=1e-3, assembler_rate=5e-4, lowest_limit=0.15, anneal=0.3, seed=seed
+            steps=600, batch_size=64, learning_rate=5e-4, assembler_rate=2e-4, lowest_limit=0.15, anneal=0.3, seed=seed
         ),
     )
 
@@ -37,15 +37,15 @@ def cifar_settings(seed: int, *, backbone_weights: str | None) -> BuildSettings:
     """Return the recipe for CIFAR-10: a ResNet-20 of known weights, or fresh if None."""
     return BuildSettings(
         network="resnet20",
-        backbone_steps=1200,
+        backbone_steps=800,
         backbone_rate=2e-3 if backbone_weights else 4e-3,
         backbone_weights=backbone_weights,
         augment="mirror_and_shift",
         train=TrainSettings(
-            steps=800,
+            steps=500,
             batch_size=128,
-            learning_rate=8e-4,
-            assembler_rate=5e-4,
+            learning_rate=5e-4,
+            assembler_rate=2e-4,
             lowest_limit=0.2,
             anneal=0.3,
             distill=0.5,

@@ -23,6 +23,8 @@ from brickyard.factory.records import Quality
 Floats = npt.NDArray[np.float32]
 Labels = npt.NDArray[np.int64]
 
+_CURVE_PICTURES = 200
+
 
 def open_session(model: onnx.ModelProto | bytes, *, threads: int = 1) -> onnxruntime.InferenceSession:
     """Open a model for running on the CPU."""
@@ -192,7 +194,7 @@ def measure_curve(
     whole = blueprint.count(blueprint.space.largest()).macs
     for number, (task, is_known) in enumerate(known.items()):
         drawn = task_examples(
-            task, vocabulary, heldout=heldout, geometry=source.geometry, count=400, seed=seed + 90_000 + number
+            task, vocabulary, heldout=heldout, geometry=source.geometry, count=_CURVE_PICTURES, seed=seed + 90_000 + number
         )
         if drawn is None or len(np.unique(drawn[1])) < 2:
             continue
@@ -205,4 +207,4 @@ def measure_curve(
             row["quality"].append(round(rate(task, vocabulary, scores, drawn[1])[0], 4))
             row["macs_share"].append(round(blueprint.count(config).macs / whole, 4))
         tasks[task.text] = row
-    return {"limits": list(limits), "examples": 400, "seed": seed, "tasks": tasks}
+    return {"limits": list(limits), "examples": _CURVE_PICTURES, "seed": seed, "tasks": tasks}
