@@ -1,4 +1,4 @@
-"""The recipes of the factories that the benchmarks measure; the bundled factory is `geometry_settings(seed=0)`."""
+"""Recipes of the factories that the benchmarks measure; the bundled one is `geometry_settings(seed=0)`."""
 
 from __future__ import annotations
 
@@ -11,11 +11,17 @@ def geometry_settings(seed: int, *, assembler: str = "additive") -> BuildSetting
     return BuildSettings(
         network="residual_cnn_small",
         assembler=assembler,
-        backbone_steps=2500,
+        backbone_steps=2800,
         backbone_rate=4e-3,
         unseen_share=0.2,
         train=TrainSettings(
-            steps=800, batch_size=64, learning_rate=4e-4, assembler_rate=2e-4, lowest_limit=0.2, anneal=0.3, seed=seed
+            steps=800,
+            batch_size=64,
+            learning_rate=5e-4,
+            assembler_rate=5e-4,
+            lowest_limit=0.15,
+            anneal=0.3,
+            seed=seed,
         ),
     )
 
@@ -28,7 +34,13 @@ def digits_settings(seed: int) -> BuildSettings:
         backbone_rate=4e-3,
         augment="shift",
         train=TrainSettings(
-            steps=600, batch_size=64, learning_rate=5e-4, assembler_rate=2e-4, lowest_limit=0.15, anneal=0.3, seed=seed
+            steps=600,
+            batch_size=64,
+            learning_rate=5e-4,
+            assembler_rate=2e-4,
+            lowest_limit=0.15,
+            anneal=0.3,
+            seed=seed,
         ),
     )
 

@@ -1,11 +1,12 @@
 """Assemblers: from a task and a limit to one logit per brick.
 
-The additive assembler is the default: `l = t @ E + b(s)`, one learned row of logits per word of the task plus a bias that
-depends on the limit. It composes by construction, so combinations of words that were never trained work. This is an
-implementation of the idea of the generative module assembler of arXiv 2308.15003 as its abstract states it.
+The additive assembler is the default: `l = t @ E + b(s)`, one learned row of logits per word of the task
+plus a bias that depends on the limit. It composes by construction, so combinations of words that were
+never trained work. This is an implementation of the idea of the generative module assembler of arXiv
+2308.15003 as its abstract states it.
 
-Each assembler is a function of named weights that uses only operations which numpy arrays and torch tensors share, so
-that training (torch) and assembling on a device without torch (numpy) run the same code.
+Each assembler is a function of named weights that uses only operations which numpy arrays and torch
+tensors share, so that training (torch) and assembling on a device without torch (numpy) run the same code.
 """
 
 from __future__ import annotations
@@ -60,7 +61,7 @@ def additive(weights: Weights, tasks: Any, features: Any) -> Any:
 
 
 def low_rank(weights: Weights, tasks: Any, features: Any) -> Any:
-    """Compute the additive logits plus an interaction `((t @ A) * (t @ B)) @ C` between the words of a task."""
+    """Compute the additive logits plus an interaction of the task's words, `((t @ A) * (t @ B)) @ C`."""
     interaction = (tasks @ weights["left"]) * (tasks @ weights["right"])
     return additive(weights, tasks, features) + interaction @ weights["mix"]
 
@@ -84,8 +85,8 @@ ASSEMBLERS: dict[str, Callable[[Weights, Any, Any], Any]] = {
 def initial_bias(block_sizes: Sequence[int]) -> Floats:
     """Rank the bricks of each block alike, so that training starts with the same nested core for every task.
 
-    From there the words learn what they need besides the core. Starting from a random ranking for each word instead trains
-    no subnet long enough to work.
+    From there the words learn what they need besides the core. Starting from a random ranking for each word
+    instead trains no subnet long enough to work.
 
     Args:
         block_sizes: Bricks of each block.

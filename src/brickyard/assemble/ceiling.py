@@ -1,14 +1,13 @@
 """The budgeted top-k ceiling: which bricks open under a limit.
 
-A limit is a ceiling, not a quota: a brick opens when its logit is positive and everything ranked before it fits too. So
-the cost never exceeds the limit, for every task, without a penalty to tune.
+A limit is a ceiling, not a quota: a brick opens when its logit is positive and everything ranked before
+it fits too. So the cost never exceeds the limit, for every task, without a penalty to tune.
 """
 
 from __future__ import annotations
 
 import numpy as np
 import numpy.typing as npt
-
 
 ALWAYS = np.float32(1e3)
 """Bricks whose logit is at least this stay open whatever the limit; see `assembly.raise_floors`."""

@@ -1,12 +1,13 @@
 """Discretisers: how logits become gates while training, behind one interface.
 
-- `ceiling`: the budgeted top-k ceiling with the gradient of a sigmoid (straight-through); costs never exceed the limit.
-- `semhash`: improved semantic hashing (arXiv 1801.09797): noise, then half of the samples use the saturating sigmoid and
+- `ceiling`: the budgeted top-k ceiling with the gradient of a sigmoid (straight-through); costs never
+exceed the limit. - `semhash`: improved semantic hashing (arXiv 1801.09797): noise, then half of the
+samples use the saturating sigmoid and
   half the hard step with the gradient of the former.
 - `hard_concrete`: the stretched binary concrete of arXiv 1712.01312, section 2.2.
 
-The last two need the hinge `penalty` to keep to the limit while training; when a model is made, all three open bricks by
-the ceiling.
+The last two need the hinge `penalty` to keep to the limit while training; when a model is made, all three
+open bricks by the ceiling.
 """
 
 from __future__ import annotations

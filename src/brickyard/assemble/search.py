@@ -1,8 +1,9 @@
 """The edge search: the best strategy to assemble the bricks under a budget, without training.
 
-Bisection on the limit finds the largest subnet of the assembler that fits; candidates come from limits around it and from
-noise on the logits; repair closes bricks until a candidate fits, fill opens what still fits; the candidates are ranked by
-the assembler's own score. Costs come from a function, so that any quantity can be limited.
+Bisection on the limit finds the largest subnet of the assembler that fits; candidates come from limits
+around it and from noise on the logits; repair closes bricks until a candidate fits, fill opens what still
+fits; the candidates are ranked by the assembler's own score. Costs come from a function, so that any
+quantity can be limited.
 """
 
 from __future__ import annotations
@@ -119,7 +120,8 @@ def search(
         name = binding_limit(least, limits)
         assert name is not None
         raise InfeasibleError(
-            f"{name} = {limits[name]:g} cannot be met: the smallest model of this factory needs {least[name]:g}; allow "
+            f"{name} = {limits[name]:g} cannot be met: the smallest model of this factory needs "
+            f"{least[name]:g}; allow "
             "at least that",
             limit=name,
             requested=limits[name],

@@ -12,10 +12,10 @@ from brickyard.core.config import Config
 from brickyard.core.decision import Decision, Subset, decision_from_json
 from brickyard.core.errors import ConfigError
 
-
 WORDS, CLASSES = "head.words", "classes"
 HEAD_SUBSETS = (WORDS, CLASSES)
-"""Subsets of the head: a brick for each word of a vocabulary, or a row for each class. The task is their value."""
+"""Subsets of the head: a brick for each word of a vocabulary, or a row for each class. The task is their
+value."""
 
 
 class Space:
@@ -159,4 +159,6 @@ def block_subsets(space: Space) -> list[Subset]:
     Returns:
         The subsets in the order of the space; logits, gates and masks of bricks follow it.
     """
-    return [decision for decision in space if isinstance(decision, Subset) and decision.name not in HEAD_SUBSETS]
+    return [
+        decision for decision in space if isinstance(decision, Subset) and decision.name not in HEAD_SUBSETS
+    ]

@@ -1,11 +1,11 @@
-"""Trains a factory: data and a network's name in, a factory folder out. Needs torch; making models does not."""
+"""Trains a factory: data and a network's name in, a factory folder out; needs torch."""
 
 from __future__ import annotations
 
 import csv
 import json
 import platform
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,6 @@ from brickyard.assemble.assembler import ASSEMBLERS, initial_bias, initial_weigh
 from brickyard.assemble.assembly import Assembly, raise_floors
 from brickyard.assemble.ceiling import open_bricks
 from brickyard.assemble.discretise import DISCRETISERS, penalty
-from brickyard.core.decision import Subset
 from brickyard.core.errors import ArtifactError, TrainError
 from brickyard.core.files import new_folder, write_bytes, write_json, write_manifest
 from brickyard.core.network import Network
@@ -61,7 +60,7 @@ class BuildSettings:
         unseen_share: Share of the pairs of properties that are never trained, to test new combinations.
         augment: Name of an augmentation, or `none`.
         threads: Threads of torch.
-        train: The joint run; its seed is that of the whole build.
+        train: The joint run; its seed is that of the whole build. Limits are annealed in the first stage only.
     """
 
     network: str = "residual_cnn_small"
@@ -91,7 +90,8 @@ class BuildSettings:
                 raise TrainError(f"{name} = {value!r} is unknown; known: {', '.join(table)}")
         if self.backbone_steps < 0 or self.threads < 1:
             raise TrainError(
-                f"backbone_steps = {self.backbone_steps} must not be negative and threads = {self.threads} be at least 1"
+                f"backbone_steps = {self.backbone_steps} must not be negative and threads = {self.threads} "
+                f"be at least 1"
             )
 
 
@@ -125,7 +125,9 @@ class TorchAssembler(nn.Module):
         """Return the weights by the names that the assembler uses."""
         return {self.names[name]: value for name, value in self.weights.items()}
 
-    def gates(self, tasks: Tensor, limits: Tensor, costs: Tensor, *, fixed_cost: float) -> tuple[Tensor, Tensor]:
+    def gates(
+        self, tasks: Tensor, limits: Tensor, costs: Tensor, *, fixed_cost: float
+    ) -> tuple[Tensor, Tensor]:
         """Open gates.
 
         Args:
@@ -201,7 +203,9 @@ def _batches(source: DataSource, settings: TrainSettings) -> Callable[[int, np.r
     def batch(step: int, rng: np.random.Generator) -> Batch:
         current, count = examples(step)
         index = rng.integers(0, count, settings.batch_size)
-        pictures = torch.from_numpy(current.images[index]).permute(0, 3, 1, 2).float() * source.preprocess.scale
+        pictures = (
+            torch.from_numpy(current.images[index]).permute(0, 3, 1, 2).float() * source.preprocess.scale
+        )
         boxes = None if current.boxes is None else current.boxes[index] / sides
         return Batch((pictures - mean) / std, current.objects[index], boxes)
 
@@ -213,7 +217,8 @@ def train_factory(
 ) -> Path:
     """Train a network and its assembler on data and write the factory folder.
 
-    Checkpoints lie in `<out>.training` and let a killed build go on; the folder is removed when the factory is written.
+    Checkpoints lie in `<out>.training` and let a killed build go on; the folder is removed when the
+    factory is written.
 
     Args:
         source: The data.
@@ -239,19 +244,41 @@ def train_factory(
     costs, fixed_cost = brick_costs(export_blueprint(network.eval()))
     if settings.train.lowest_limit <= fixed_cost:
         raise TrainError(
-            f"lowest_limit = {settings.train.lowest_limit} lies below the share that is always on, {fixed_cost:.3f}; "
+            f"lowest_limit = {settings.train.lowest_limit} lies below the share that is always on, "
+            f"{fixed_cost:.3f}; "
             "raise it"
         )
     split = None
     if source.vocabulary.kind == "properties":
         split = split_tasks(source.vocabulary, unseen_share=settings.unseen_share, seed=settings.train.seed)
-    log = _train(source, settings, network, split, costs, fixed_cost, work, progress)
+    log = _train(
+        source=source,
+        settings=settings,
+        network=network,
+        split=split,
+        costs=costs,
+        fixed_cost=fixed_cost,
+        work=work,
+        progress=progress,
+    )
     blueprint = export_blueprint(network.eval())
     assembly = log.assembler.assembly(network, costs, fixed_cost)
     progress("test", 0, 1, "quality at each limit")
-    curve = measure_curve(source, blueprint, assembly, split=split, limits=_CURVE_LIMITS, seed=settings.train.seed)
+    curve = measure_curve(
+        source, blueprint, assembly, split=split, limits=_CURVE_LIMITS, seed=settings.train.seed
+    )
     with new_folder(out) as folder:
-        _write(folder, name or out.name, source, settings, network, assembly, blueprint, curve, log.rows)
+        _write(
+            folder=folder,
+            name=name or out.name,
+            source=source,
+            settings=settings,
+            network=network,
+            assembly=assembly,
+            blueprint=blueprint,
+            curve=curve,
+            rows=log.rows,
+        )
     _remove(work)
     return out
 
@@ -266,7 +293,9 @@ def _network(source: DataSource, settings: BuildSettings) -> Network:
     kind = "presence" if source.vocabulary.kind == "properties" else "classes"
     size = source.preprocess.height
     if source.preprocess.width != size:
-        raise TrainError(f"pictures are {size} x {source.preprocess.width}; this network needs square ones, set a size")
+        raise TrainError(
+            f"pictures are {size} x {source.preprocess.width}; this network needs square ones, set a size"
+        )
     network = build(
         settings.network,
         num_outputs=len(source.vocabulary.words),
@@ -277,11 +306,17 @@ def _network(source: DataSource, settings: BuildSettings) -> Network:
     if settings.backbone_weights is not None:
         state = load_file(settings.backbone_weights)
         expected = network.root.state_dict()
-        state = {key: state.get(key, value) for key, value in expected.items()} if set(state) <= set(expected) else state
+        state = (
+            {key: state.get(key, value) for key, value in expected.items()}
+            if set(state) <= set(expected)
+            else state
+        )
         try:
             network.root.load_state_dict(state)
         except RuntimeError as error:
-            raise TrainError(f"{settings.backbone_weights} does not fit {settings.network}: {error}") from None
+            raise TrainError(
+                f"{settings.backbone_weights} does not fit {settings.network}: {error}"
+            ) from None
     return network.to(memory_format=torch.channels_last)  # type: ignore[no-any-return, call-overload]
 
 
@@ -292,6 +327,7 @@ class _Log:
 
 
 def _train(
+    *,
     source: DataSource,
     settings: BuildSettings,
     network: Network,
@@ -334,6 +370,8 @@ def _train(
         discretiser=settings.discretiser,
         seed=train.seed,
     )
+    if settings.backbone_steps:
+        train = replace(train, anneal=0.0)
     ask = ClassQuestions(num_words) if split is None else PropertyQuestions(source.vocabulary, split.trained)
     joint = JointTraining(
         network,
@@ -353,6 +391,7 @@ def _train(
 
 
 def _write(
+    *,
     folder: Path,
     name: str,
     source: DataSource,
@@ -364,7 +403,11 @@ def _write(
     rows: list[dict[str, Any]],
 ) -> None:
     seed = settings.train.seed
-    provenance = {"data": dict(source.spec), "settings": asdict(settings), "versions": versions("torch", "datasets")}
+    provenance = {
+        "data": dict(source.spec),
+        "settings": asdict(settings),
+        "versions": versions("torch", "datasets"),
+    }
     write_json(
         folder / "network.json",
         {
@@ -380,7 +423,11 @@ def _write(
     write_bytes(folder / "assembler.safetensors", save_numpy(dict(assembly.weights)))
     write_json(
         folder / "assembler.json",
-        {"kind": assembly.kind, "fixed_cost": assembly.fixed_cost, "costs": [float(cost) for cost in assembly.costs]},
+        {
+            "kind": assembly.kind,
+            "fixed_cost": assembly.fixed_cost,
+            "costs": [float(cost) for cost in assembly.costs],
+        },
     )
     write_bytes(folder / "vocabulary.json", source.vocabulary.to_json().encode())
     write_bytes(folder / "preprocess.json", source.preprocess.to_json().encode())

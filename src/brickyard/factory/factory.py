@@ -24,7 +24,7 @@ def _quiet(done: int, total: int, text: str) -> None:
 
 
 class Factory:
-    """A trained modular network with its assembler: makes a model for a task and a budget in well under a second.
+    """A trained modular network with its assembler; makes a model for a task and a budget in a moment.
 
     Example:
         >>> factory = Factory.load("geometry")
@@ -105,13 +105,17 @@ class Factory:
         return profile_device(self.folder.blueprint, threads=threads, seed=seed, name=name, progress=progress)
 
     def device(
-        self, device: str | Path | DeviceProfile | None = None, *, threads: int = 1, progress: Progress = _quiet
+        self,
+        device: str | Path | DeviceProfile | None = None,
+        *,
+        threads: int = 1,
+        progress: Progress = _quiet,
     ) -> DeviceProfile:
         """Return a device profile that fits this factory.
 
         Args:
-            device: A profile, its file, or the name of a profile in the factory folder; None for this machine, which is
-                profiled on first use and kept in the user's cache folder.
+            device: A profile, its file, or the name of a profile in the factory folder; None for this
+                machine, which is profiled on first use and kept in the user's cache folder.
             threads: Threads of this machine, when `device` is None.
             progress: Called while this machine is profiled.
 
@@ -218,7 +222,12 @@ class Factory:
         return write_model(maker, model, task=wanted, budget=ceilings, out=target, seed=seed, started=started)
 
     def make_all(
-        self, requests: Sequence[Mapping[str, Any]], *, out: str | Path, threads: int = 1, progress: Progress = _quiet
+        self,
+        requests: Sequence[Mapping[str, Any]],
+        *,
+        out: str | Path,
+        threads: int = 1,
+        progress: Progress = _quiet,
     ) -> Iterator[dict[str, Any]]:
         """Make a model for each request, in one process.
 
@@ -238,13 +247,16 @@ class Factory:
         for number, request in enumerate(requests):
             if not set(request) <= known:
                 raise BudgetError(
-                    f"request {number} has unknown keys {sorted(set(request) - known)}; known: {sorted(known)}"
+                    f"request {number} has unknown keys {sorted(set(request) - known)}; known: "
+                    f"{sorted(known)}"
                 )
         for number, request in enumerate(requests):
             target = Path(out) / str(request.get("name") or f"{number:05d}")
             given = {key: value for key, value in request.items() if key != "name" and value is not None}
             try:
-                yield self._kept(target, given) or self.make(**given, out=target, threads=threads).model_dump()
+                yield (
+                    self._kept(target, given) or self.make(**given, out=target, threads=threads).model_dump()
+                )
             except BrickyardError as error:
                 yield failure(error, task=given.get("task"), budget=given.get("budget"))
             progress(number + 1, len(requests), str(target))
@@ -274,9 +286,14 @@ def failure(error: BrickyardError, *, task: Any, budget: Any) -> dict[str, Any]:
         task: The request's task.
         budget: The request's budget.
     """
-    answer = {"feasible": False, "task": task, "budget": budget, "kind": type(error).__name__, "error": str(error)}
+    answer = {
+        "feasible": False,
+        "task": task,
+        "budget": budget,
+        "kind": type(error).__name__,
+        "error": str(error),
+    }
     if isinstance(error, InfeasibleError):
         answer |= {"binding_limit": error.limit, "requested": error.requested, "smallest": error.smallest}
         answer["nearest"] = error.nearest
     return answer
-

@@ -77,7 +77,8 @@ def find_factory(name: str | Path) -> Path:
         except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
             raise ArtifactError(f"{name} is no folder here, and the hub did not give it: {error}") from None
     raise ArtifactError(
-        f"{name} is neither a folder nor a bundled factory ({', '.join(bundled) or 'none'}) nor a hub id (owner/name)"
+        f"{name} is neither a folder nor a bundled factory ({', '.join(bundled) or 'none'}) nor a hub id "
+        f"(owner/name)"
     )
 
 

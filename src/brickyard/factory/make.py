@@ -1,4 +1,4 @@
-"""The main job, from request to model folder: task, budget and device in; a measured model file and its report out.
+"""The main job: task, budget and device in; a measured model file and its report out.
 
 Nothing here needs torch: the factory holds the whole network as one exported graph, and a request slices it.
 """
@@ -94,8 +94,8 @@ class Clock:
 class Maker:
     """Makes models from one factory for one device; keeps what requests share.
 
-    Where the device is another machine, files are measured here for the report, but latency limits are judged by the
-    device's profile alone.
+    Where the device is another machine, files are measured here for the report, but latency limits are
+    judged by the device's profile alone.
 
     Args:
         folder: The factory.
@@ -128,8 +128,8 @@ class Maker:
     ) -> list[tuple[Candidate, Config]]:
         """Search the subnets for a task that fit the limits.
 
-        Choices (depths, kernels) are tried at their largest, each stage one step smaller, and at random; the assembler
-        opens the bricks in each case.
+        Choices (depths, kernels) are tried at their largest, each stage one step smaller, and at random;
+        the assembler opens the bricks in each case.
 
         Args:
             task: The task.
@@ -153,7 +153,9 @@ class Maker:
                 return task_config(self.blueprint, self.assembly, task, vocabulary, mask).replace(settings)
 
             def costing(
-                mask: Mask, config_of: Callable[[Mask], Config] = config_of, names: Sequence[str] = tuple(limits)
+                mask: Mask,
+                config_of: Callable[[Mask], Config] = config_of,
+                names: Sequence[str] = tuple(limits),
             ) -> Mapping[str, float]:
                 config = config_of(mask)
                 counts = self.blueprint.count(config)
@@ -189,7 +191,8 @@ class Maker:
         smallest = {choice.name: choice.smallest() for choice in choices}
         rng = np.random.default_rng(seed)
         drawn = [
-            {choice.name: choice.values[int(rng.integers(choice.size))] for choice in choices} for _ in range(6)
+            {choice.name: choice.values[int(rng.integers(choice.size))] for choice in choices}
+            for _ in range(6)
         ]
         return [largest, *drawn, smallest]
 
@@ -231,10 +234,13 @@ class Maker:
             met = "latency_ms" not in limits or not self.here or measured.p50 <= limits["latency_ms"]
             if met:
                 break
-            wanted["latency_ms"] = wanted["latency_ms"] * min(0.97, 0.98 * limits["latency_ms"] / measured.p50)
+            wanted["latency_ms"] = wanted["latency_ms"] * min(
+                0.97, 0.98 * limits["latency_ms"] / measured.p50
+            )
         if not met:
             raise InfeasibleError(
-                f"latency_ms = {limits['latency_ms']:g} was not met by measurement in {number} rounds: the fastest file "
+                f"latency_ms = {limits['latency_ms']:g} was not met by measurement in {number} rounds: the "
+                f"fastest file "
                 f"took {fastest:.4g} ms; allow that, or repeat when the machine is idle",
                 limit="latency_ms",
                 requested=limits["latency_ms"],
@@ -279,7 +285,8 @@ class Maker:
         error = float(np.abs(actual - expected).max())
         if not error <= _PARITY * max(1.0, float(np.abs(expected).max())):
             raise ExportError(
-                f"the cut graph differs from the whole network by {error:.3g} (allowed {_PARITY:g} of the scores' scale); "
+                f"the cut graph differs from the whole network by {error:.3g} (allowed {_PARITY:g} of the "
+                f"scores' scale); "
                 "nothing was written. The factory's files may be damaged: train or download it again"
             )
         return error
@@ -320,14 +327,17 @@ class Maker:
             folder.preprocess,
             examples,
             whole=None if row is None else row["quality"][-1],
-            source="fresh scenes" if folder.geometry is not None else "held-out pictures of the factory's data",
+            source="fresh scenes"
+            if folder.geometry is not None
+            else "held-out pictures of the factory's data",
         )
 
 
 def curve_of(folder: FactoryFolder, task: Task) -> tuple[CurvePoint, ...]:
-    """Return the factory's curve from limit to quality: of the task itself, or the mean over all tasks tested."""
+    """Return the factory's curve from limit to quality: of the task itself, else the mean of all tested."""
     record = folder.quality
-    rows = [record["tasks"][task.text]] if task.text in record["tasks"] else list(record["tasks"].values())
+    tested = record["tasks"]
+    rows = [tested[task.text]] if task.text in tested else list(tested.values())
     return tuple(
         CurvePoint(
             limit=limit,
@@ -456,7 +466,7 @@ def write_model(
 def nearest_feasible(
     maker: Maker, task: Task, limits: Mapping[str, float], error: InfeasibleError, *, seed: int
 ) -> dict[str, Any]:
-    """Describe the model that comes nearest to an infeasible request: the binding limits raised as far as needed.
+    """Describe the model nearest to an infeasible request: binding limits are raised as far as needed.
 
     Args:
         maker: The factory and device.

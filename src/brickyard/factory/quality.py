@@ -66,7 +66,8 @@ def task_examples(
         seed: Seed of scenes.
 
     Returns:
-        Pictures `[N, height, width, channels]` and output indices `[N]`; None where nothing is labelled for the task.
+        Pictures `[N, height, width, channels]` and output indices `[N]`; None where nothing is labelled
+        for the task.
     """
     if heldout is None:
         if geometry is None or not task.words:
@@ -90,7 +91,9 @@ def recalls(scores: Floats, labels: Labels) -> dict[int, float]:
     return {int(label): float((answers[labels == label] == label).mean()) for label in np.unique(labels)}
 
 
-def rate(task: Task, vocabulary: Vocabulary, scores: Floats, labels: Labels) -> tuple[float, dict[str, float]]:
+def rate(
+    task: Task, vocabulary: Vocabulary, scores: Floats, labels: Labels
+) -> tuple[float, dict[str, float]]:
     """Return the quality of answers and the recall of each label by name.
 
     Args:
@@ -142,8 +145,10 @@ def measure_quality(
     )
 
 
-def task_config(blueprint: Blueprint, assembly: Assembly, task: Task, vocabulary: Vocabulary, mask: Any) -> Config:
-    """Return the config of a mask for a task: the head keeps the task's words or classes, choices are at their largest.
+def task_config(
+    blueprint: Blueprint, assembly: Assembly, task: Task, vocabulary: Vocabulary, mask: Any
+) -> Config:
+    """Return the config of a mask: the head keeps the task's words or classes, choices are at their largest.
 
     Raises:
         TaskError: A property task without words.
@@ -153,8 +158,8 @@ def task_config(blueprint: Blueprint, assembly: Assembly, task: Task, vocabulary
         others[CLASSES] = task.class_indices(vocabulary)
     elif not task.words:
         raise TaskError(
-            "this factory answers whether an object with given properties is there; name one property or more, of "
-            + ", ".join(vocabulary.words)
+            "this factory answers whether an object with given properties is there; name one property or "
+            "more, of " + ", ".join(vocabulary.words)
         )
     else:
         others[WORDS] = tuple(sorted(vocabulary.index(word) for word in task.words))
@@ -170,8 +175,8 @@ def measure_curve(
         source: The data source the factory was trained on.
         blueprint: The exported network.
         assembly: The trained assembler.
-        split: Known and unseen tasks of a property vocabulary; None for classes, where 12 random subsets of 2 to 5
-            classes and the task of all classes stand for the rest.
+        split: Known and unseen tasks of a property vocabulary; None for classes, where 12 random subsets
+            of 2 to 5 classes and the task of all classes stand for the rest.
         limits: Shares of all MACs.
         seed: Seed of scenes and subsets.
 
@@ -194,7 +199,12 @@ def measure_curve(
     whole = blueprint.count(blueprint.space.largest()).macs
     for number, (task, is_known) in enumerate(known.items()):
         drawn = task_examples(
-            task, vocabulary, heldout=heldout, geometry=source.geometry, count=_CURVE_PICTURES, seed=seed + 90_000 + number
+            task,
+            vocabulary,
+            heldout=heldout,
+            geometry=source.geometry,
+            count=_CURVE_PICTURES,
+            seed=seed + 90_000 + number,
         )
         if drawn is None or len(np.unique(drawn[1])) < 2:
             continue

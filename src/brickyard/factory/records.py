@@ -24,7 +24,8 @@ class Budget(Record):
 
     Attributes:
         latency_ms: Median latency of one picture on the device, milliseconds.
-        max_macs: Multiply-accumulate operations per picture: a number, or a share of the whole network such as `"25%"`.
+        max_macs: Multiply-accumulate operations per picture: a number, or a share of the whole network
+            such as `"25%"`.
         max_parameters: Number of parameters.
         max_file_mb: Size of `model.onnx`, megabytes of 10**6 bytes.
         max_memory_mb: Peak of weights and live activations, megabytes of 10**6 bytes.
@@ -141,9 +142,11 @@ class Quality(Record):
     """Quality on labelled held-out pictures.
 
     Attributes:
-        metric: `balanced_accuracy` for property tasks, `accuracy` (over the classes of the task) for class tasks.
+        metric: `balanced_accuracy` for property tasks, `accuracy` (over the classes of the task) for
+            class tasks.
         value: The made model.
-        whole: The whole network for the same task (all bricks that the task opens without a limit), as the state before.
+        whole: The whole network for the same task (all bricks that the task opens without a limit), as
+            the state before.
         per_class: Recall of each label.
         examples: Number of pictures.
         source: Where the pictures come from.

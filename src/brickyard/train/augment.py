@@ -27,7 +27,9 @@ def mirror_and_shift(pictures: Tensor, generator: torch.Generator) -> Tensor:
     mirrored = torch.rand(batch, 1, generator=generator) < 0.5
     columns = torch.where(mirrored, columns.flip(1), columns)
     rows, columns = rows.to(pictures.device), columns.to(pictures.device)
-    picked = padded[torch.arange(batch, device=pictures.device)[:, None, None], :, rows[:, :, None], columns[:, None, :]]
+    picked = padded[
+        torch.arange(batch, device=pictures.device)[:, None, None], :, rows[:, :, None], columns[:, None, :]
+    ]
     return picked.permute(0, 3, 1, 2)
 
 

@@ -1,8 +1,8 @@
 """Stage 0: train the backbone to see every property or class, before tasks and the assembler join in.
 
 Each picture gets a limit, and one nested core of bricks under it, the same for all: as in slimmable networks
-(arXiv 1812.08928). So the joint stage starts from a network that works at every size, and has only to learn what each task
-needs besides the core.
+(arXiv 1812.08928). So the joint stage starts from a network that works at every size, and has only to
+learn what each task needs besides the core.
 """
 
 from __future__ import annotations
@@ -19,9 +19,18 @@ from torch.nn import functional as F
 from brickyard.core.errors import TrainError
 from brickyard.core.network import Network
 from brickyard.train.checkpoint import load_checkpoint, save_checkpoint
-from brickyard.train.joint import Augment, Batch, Batches, Record, RecordMeans, TrainSettings, draw_limits, object_places, one_cycle
+from brickyard.train.joint import (
+    Augment,
+    Batch,
+    Batches,
+    Record,
+    RecordMeans,
+    TrainSettings,
+    draw_limits,
+    object_places,
+    one_cycle,
+)
 from brickyard.train.tasks import object_words
-
 
 Nested = Callable[[npt.NDArray[np.float32]], Mapping[str, Tensor]]
 """From limits `[batch]` to gates by subset."""
@@ -30,11 +39,13 @@ Nested = Callable[[npt.NDArray[np.float32]], Mapping[str, Tensor]]
 class BackboneTraining:
     """Trains all bricks together: every property of every object, or the class of every picture.
 
-    For properties the layer `head.missing` learns each word at every place: at the centres of objects and at empty places
-    where boxes are known, and over the whole picture by the maximum. For classes the whole head is trained.
+    For properties the layer `head.missing` learns each word at every place: at the centres of objects and
+    at empty places where boxes are known, and over the whole picture by the maximum. For classes the
+    whole head is trained.
 
     Args:
-        network: The supernet with everything on, changed in place; its root has the parts `stem`, `stages` and `head`.
+        network: The supernet with everything on, changed in place; its root has the parts `stem`,
+            `stages` and `head`.
         group_sizes: Values of each property, None for classes.
         batches: Gives pictures.
         settings: The run; limits and assembler play no part.
@@ -77,7 +88,9 @@ class BackboneTraining:
         modules = {"network": self.network}
         identity = {**self.settings.to_json(), "stage": "backbone"}
         if self.path is not None and self.path.is_file():
-            self.step = load_checkpoint(self.path, modules=modules, optimizer=self.optimizer, settings=identity)
+            self.step = load_checkpoint(
+                self.path, modules=modules, optimizer=self.optimizer, settings=identity
+            )
         self.network.train()
         means = RecordMeans()
         while self.step < self.settings.steps:
@@ -112,7 +125,9 @@ class BackboneTraining:
         self.optimizer.step()
         value = float(loss.detach())
         if not np.isfinite(value):
-            raise TrainError(f"the loss is {value} at step {self.step}; lower the learning rate and start anew")
+            raise TrainError(
+                f"the loss is {value} at step {self.step}; lower the learning rate and start anew"
+            )
         return value, accuracy, 1.0
 
     def _loss(self, pictures: Tensor, batch: Batch) -> tuple[Tensor, float]:
@@ -143,6 +158,8 @@ class BackboneTraining:
         loss = loss + F.softplus(scores.movedim(1, 3)[empty]).mean()
         right = [
             part.argmax(1) == goal.argmax(1)
-            for part, goal in zip(there.split(self.group_sizes, 1), target.split(self.group_sizes, 1), strict=True)
+            for part, goal in zip(
+                there.split(self.group_sizes, 1), target.split(self.group_sizes, 1), strict=True
+            )
         ]
         return loss, float(torch.stack(right).float().mean())

@@ -1,4 +1,4 @@
-"""Checkpoints of a training run: weights and optimizer state as safetensors, so that a killed run goes on bit-exactly.
+"""Checkpoints of a training run, as safetensors, from which a killed run goes on bit-exactly.
 
 No state of a random generator is kept: every step draws from generators seeded by (seed, step).
 """
@@ -18,7 +18,12 @@ from brickyard.core.files import write_bytes
 
 
 def save_checkpoint(
-    path: Path, *, modules: dict[str, nn.Module], optimizer: torch.optim.Optimizer, step: int, settings: dict[str, Any]
+    path: Path,
+    *,
+    modules: dict[str, nn.Module],
+    optimizer: torch.optim.Optimizer,
+    step: int,
+    settings: dict[str, Any],
 ) -> None:
     """Write a checkpoint whole or not at all.
 
@@ -31,9 +36,16 @@ def save_checkpoint(
     """
     tensors: dict[str, Tensor] = {}
     for name, module in modules.items():
-        tensors.update({f"module.{name}.{key}": value.contiguous() for key, value in module.state_dict().items()})
+        tensors.update(
+            {f"module.{name}.{key}": value.contiguous() for key, value in module.state_dict().items()}
+        )
     for index, entries in optimizer.state_dict()["state"].items():
-        tensors.update({f"optimizer.{index}.{key}": torch.as_tensor(value).contiguous() for key, value in entries.items()})
+        tensors.update(
+            {
+                f"optimizer.{index}.{key}": torch.as_tensor(value).contiguous()
+                for key, value in entries.items()
+            }
+        )
     metadata = {"step": str(step), "settings": json.dumps(settings, sort_keys=True)}
     write_bytes(path, save(tensors, metadata))
 
@@ -63,7 +75,8 @@ def load_checkpoint(
     if kept != wanted:
         differing = sorted(key for key in {*kept, *wanted} if kept.get(key) != wanted.get(key))
         raise TrainError(
-            f"{path} is a checkpoint of a run with other settings ({', '.join(differing)} differ); repeat the former "
+            f"{path} is a checkpoint of a run with other settings ({', '.join(differing)} differ); repeat "
+            f"the former "
             "settings, or remove the folder to start anew"
         )
     tensors = load(content)

@@ -1,9 +1,9 @@
 """Joint training of a supernet and its assembler (an implementation of the idea of arXiv 2308.15003).
 
-Every picture of a batch gets a task and a limit of its own; the assembler turns them into gates that multiply the
-activations of the bricks, so one dense forward pass trains many subnets and mixes them without bias. The limit is
-annealed from 1 downwards. What is a reconstruction, because only the paper's abstract is public: the loss, the schedule,
-the ceiling and the additive assembler.
+Every picture of a batch gets a task and a limit of its own; the assembler turns them into gates that
+multiply the activations of the bricks, so one dense forward pass trains many subnets and mixes them
+without bias. The limit is annealed from 1 downwards. What is a reconstruction, because only the paper's
+abstract is public: the loss, the schedule, the ceiling and the additive assembler.
 """
 
 from __future__ import annotations
@@ -42,10 +42,13 @@ class TrainSettings:
         weight_decay: Of the supernet; the assembler has none.
         clip: Largest gradient norm.
         lowest_limit: Smallest limit that is trained, share of all MACs.
-        anneal: Share of the steps over which the lower end of the limits falls from 1 to `lowest_limit`.
+        anneal: Share of the steps over which the lower end of the limits falls from 1 to `lowest_limit`; 0
+            starts there, as the joint stage does behind a stage 0, whose small cores it would forget.
         penalty: Weight of the hinge on the cost, for discretisers that need one.
-        places: Weight of the loss at the places of the objects, where boxes are known and the head scores places.
-        distill: Weight of the distillation from the same network with everything its task opens at limit 1, 0 for none.
+        places: Weight of the loss at the places of the objects, where boxes are known and the head scores
+            places.
+        distill: Weight of the distillation from the same network with everything its task opens at limit
+            1, 0 for none.
         label_smoothing: Of the cross entropy.
         precision: `fp32`, or `bf16` for mixed precision.
         seed: Seed of weights and draws.
@@ -82,9 +85,10 @@ class TrainSettings:
         for name in positive:
             if not getattr(self, name) > 0:
                 raise TrainError(f"{name} = {getattr(self, name)} must be above 0")
-        for name in ("lowest_limit", "anneal"):
-            if not 0 < getattr(self, name) <= 1:
-                raise TrainError(f"{name} = {getattr(self, name)} must lie in (0, 1]")
+        if not 0 < self.lowest_limit <= 1:
+            raise TrainError(f"lowest_limit = {self.lowest_limit} must lie in (0, 1]")
+        if not 0 <= self.anneal <= 1:
+            raise TrainError(f"anneal = {self.anneal} must lie in [0, 1]")
         if self.precision not in ("fp32", "bf16"):
             raise TrainError(f"precision = {self.precision!r} must be 'fp32' or 'bf16'")
 
@@ -142,7 +146,8 @@ class RecordMeans:
 
     def add(self, loss: float, accuracy: float, open_share: float) -> None:
         """Add the values of one step."""
-        self.sums, self.count = self.sums + (loss, accuracy, open_share), self.count + 1
+        self.sums += np.array([loss, accuracy, open_share])
+        self.count += 1
 
     def take(self, step: int) -> Record:
         """Return the means since the last call and start anew."""
@@ -172,7 +177,8 @@ def draw_limits(
     Returns:
         Shares of all MACs, `[count]`.
     """
-    low = 1.0 - (1.0 - settings.lowest_limit) * min(1.0, step / (settings.anneal * settings.steps))
+    progress = min(1.0, step / (settings.anneal * settings.steps)) if settings.anneal else 1.0
+    low = 1.0 - (1.0 - settings.lowest_limit) * progress
     limits = low + (1.0 - low) * rng.random(count) ** 1.5
     draw = rng.random(count)
     limits[draw < 0.1] = 1.0
@@ -203,7 +209,9 @@ def object_places(
     empty = np.ones((len(scores), height, width), dtype=np.bool_)
     for row in (-1, 0, 1):
         for column in (-1, 0, 1):
-            empty[samples, np.clip(rows + row, 0, height - 1), np.clip(columns + column, 0, width - 1)] = False
+            empty[samples, np.clip(rows + row, 0, height - 1), np.clip(columns + column, 0, width - 1)] = (
+                False
+            )
     return (samples, rows, columns), torch.from_numpy(empty).to(scores.device)
 
 
@@ -212,9 +220,11 @@ class JointTraining:
 
     Args:
         network: The supernet, changed in place.
-        assembler: A module called with `(tasks, features)`-like arguments by `gate`; only its parameters are used here.
+        assembler: A module called with `(tasks, features)`-like arguments by `gate`; only its parameters
+            are used here.
         gate: Turns tasks, limits and costs into gates and a penalty.
-        costs: MACs of each brick as shares of all MACs, in the order of the space's block subsets, `[bricks]`.
+        costs: MACs of each brick as shares of all MACs, in the order of the space's block subsets,
+            `[bricks]`.
         batches: Gives pictures.
         ask: Gives tasks.
         settings: The run.
@@ -268,7 +278,9 @@ class JointTraining:
         if path is None or not path.is_file():
             return False
         modules = {"network": self.network, "assembler": self.assembler}
-        self.step = load_checkpoint(path, modules=modules, optimizer=self.optimizer, settings=self._identity())
+        self.step = load_checkpoint(
+            path, modules=modules, optimizer=self.optimizer, settings=self._identity()
+        )
         return True
 
     def save(self) -> None:
@@ -300,7 +312,9 @@ class JointTraining:
         largest = rng.random() < 1 / 3
         for decision in self.network.space:
             if isinstance(decision, Choice):
-                decision.value = decision.largest() if largest else decision.values[rng.integers(decision.size)]
+                decision.value = (
+                    decision.largest() if largest else decision.values[rng.integers(decision.size)]
+                )
 
     def _one_step(self) -> tuple[float, float, float]:
         settings = self.settings
@@ -315,7 +329,11 @@ class JointTraining:
         labels = torch.from_numpy(questions.labels).to(self.device)
         limits = torch.from_numpy(draw_limits(settings, self.step, len(labels), rng)).to(self.device)
         self._choose(rng)
-        mixed = torch.autocast(self.device.type, torch.bfloat16) if settings.precision == "bf16" else nullcontext()
+        mixed = (
+            torch.autocast(self.device.type, torch.bfloat16)
+            if settings.precision == "bf16"
+            else nullcontext()
+        )
         with mixed, score_maps(self.network) as maps:
             scores, gates, penalty = self._forward(pictures, tasks, limits)
             place_loss = settings.places * _place_loss(maps, batch, questions) if settings.places > 0 else 0.0
@@ -364,7 +382,9 @@ class JointTraining:
         while self.step < self.settings.steps:
             values = self._one_step()
             if not np.isfinite(values[0]):
-                raise TrainError(f"the loss is {values[0]} at step {self.step}; lower the learning rate and start anew")
+                raise TrainError(
+                    f"the loss is {values[0]} at step {self.step}; lower the learning rate and start anew"
+                )
             means.add(*values)
             self.step += 1
             if self.step % self.settings.checkpoint_every == 0 or self.step == self.settings.steps:
@@ -383,7 +403,7 @@ def split_gates(gates: Tensor, subsets: list[Subset]) -> Mapping[str, Tensor]:
 
 @contextmanager
 def score_maps(network: Network) -> Iterator[dict[str, Tensor]]:
-    """Collect, inside a `with` block, what the layers `missing` and `score` of a presence head give by place."""
+    """Collect, inside a `with` block, what the layers `missing` and `score` of a head give by place."""
     maps: dict[str, Tensor] = {}
     layers = dict(network.root.named_modules())
     handles = []
@@ -403,10 +423,10 @@ def score_maps(network: Network) -> Iterator[dict[str, Tensor]]:
 
 
 def _place_loss(maps: Mapping[str, Tensor], batch: Batch, questions: Questions) -> Tensor | float:
-    """Cross entropy at the centres of objects and at empty places: of the answer, and of each word of the task.
+    """Cross entropy at objects' centres and empty places: of the answer, and of each word of the task.
 
-    A box says where an object is, so the question can be answered there; this credits the right place and the right word
-    and trains several times faster than the maximum over the picture alone.
+    A box says where an object is, so the question can be answered there; this credits the right place and
+    the right word and trains several times faster than the maximum over the picture alone.
     """
     if not maps or batch.boxes is None or questions.hits is None or questions.words is None:
         return 0.0

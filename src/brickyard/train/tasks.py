@@ -22,9 +22,12 @@ class Questions:
     Attributes:
         tasks: Multi-hot task vectors `[batch, words]`, float32.
         labels: The right output index `[batch]`: absent 0 or present 1, or the index of the class.
-        allowed: For class tasks, which outputs belong to the task `[batch, classes]`; None for property tasks.
-        hits: For property tasks, which objects of the picture answer it `[batch, objects]`; None for class tasks.
-        words: For property tasks, which words each object has `[batch, objects, words]`; None for class tasks.
+        allowed: For class tasks, which outputs belong to the task `[batch, classes]`; None for property
+            tasks.
+        hits: For property tasks, which objects of the picture answer it `[batch, objects]`; None for
+            class tasks.
+        words: For property tasks, which words each object has `[batch, objects, words]`; None for class
+            tasks.
     """
 
     tasks: npt.NDArray[np.float32]
@@ -97,7 +100,9 @@ def _hold_out(tasks: Sequence[Task], wanted: int, rng: np.random.Generator) -> s
             for word in task.words:
                 uses[word] -= 1
     if len(held) < wanted:
-        raise TaskError(f"{wanted} of {len(tasks)} pairs cannot be held out with every word still known; hold out fewer")
+        raise TaskError(
+            f"{wanted} of {len(tasks)} pairs cannot be held out with every word still known; hold out fewer"
+        )
     return held
 
 
@@ -107,7 +112,8 @@ class PropertyQuestions:
     Args:
         vocabulary: Of kind `properties`.
         tasks: The tasks that may be asked while training.
-        near_share: Share of the absent questions that share all but one property with an object of the picture.
+        near_share: Share of the absent questions that share all but one property with an object of the
+            picture.
     """
 
     def __init__(self, vocabulary: Vocabulary, tasks: Sequence[Task], *, near_share: float = 0.8) -> None:
@@ -145,7 +151,10 @@ class PropertyQuestions:
         rows = np.arange(len(objects))
         hits = shared[rows, :, chosen] == self.lengths[chosen, None]
         return Questions(
-            self.vectors[chosen], holds[rows, chosen].astype(np.int64), hits=hits, words=object_words(objects, self.sizes)
+            self.vectors[chosen],
+            holds[rows, chosen].astype(np.int64),
+            hits=hits,
+            words=object_words(objects, self.sizes),
         )
 
 

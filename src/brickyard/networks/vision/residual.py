@@ -124,7 +124,7 @@ def residual_cnn_small(
 def residual_cnn_digits(
     *, num_outputs: int = 10, head_kind: HeadKind = "classes", in_channels: int = 1, image_size: int = 16
 ) -> Network:
-    """Build a residual CNN of about 60 k parameters for grey pictures of 8 to 32 pixels: three blocks, 48 bricks."""
+    """Build a residual CNN of about 60 k parameters for grey pictures of 8 to 32 pixels, 48 bricks."""
     return residual_cnn(
         num_outputs=num_outputs,
         head_kind=head_kind,

@@ -1,0 +1,116 @@
+"""The only file that knows how the folder of real data is laid out; it is not part of the repository.
+
+The folder is named by `--data DIR` or the environment variable BRICKYARD_DATA. Without it, what needs it
+is left out.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from brickyard.core.files import write_bytes
+from brickyard.core.task import Vocabulary
+from brickyard.data.examples import Examples, Preprocess
+from brickyard.data.source import DataSource
+
+VARIABLE = "BRICKYARD_DATA"
+_MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+def data_folder() -> Path | None:
+    """Return the folder of real data, None if there is none."""
+    name = os.environ.get(VARIABLE)
+    return Path(name) if name and Path(name).is_dir() else None
+
+
+def has_cifar10() -> bool:
+    """Tell whether CIFAR-10 is at hand."""
+    folder = data_folder()
+    return folder is not None and (folder / "cifar10_jpeg" / "train.npz").is_file()
+
+
+def _decode(path: Path) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int16], tuple[str, ...]]:
+    with np.load(path, allow_pickle=False) as file:
+        content, offsets, labels, names = (file[name] for name in ("data", "offsets", "labels", "names"))
+    images = np.empty((len(labels), 32, 32, 3), dtype=np.uint8)
+    for place in range(len(labels)):
+        with Image.open(io.BytesIO(content[offsets[place] : offsets[place + 1]].tobytes())) as image:
+            images[place] = np.asarray(image.convert("RGB"))
+    return images, labels.astype(np.int16), tuple(str(name) for name in names)
+
+
+@cache
+def cifar10() -> DataSource:
+    """Decode CIFAR-10 in its JPEG version: 50,000 pictures to train on, 10,000 to test on.
+
+    Returns:
+        The data, classes by name.
+
+    Raises:
+        FileNotFoundError: The folder of real data is not named, or lacks it.
+    """
+    folder = data_folder()
+    if folder is None or not has_cifar10():
+        raise FileNotFoundError(f"no CIFAR-10 here: name the folder of real data by --data DIR or {VARIABLE}")
+    parts = {}
+    for part in ("train", "test"):
+        images, labels, names = _decode(folder / "cifar10_jpeg" / f"{part}.npz")
+        parts[part] = Examples(images, labels.reshape(-1, 1, 1))
+    return DataSource(
+        "cifar10",
+        Vocabulary("classes", {"class": names}),
+        Preprocess(32, 32, 3, _MEAN, _STD),
+        parts["train"],
+        parts["test"],
+        {"kind": "images", "location": "CIFAR-10, JPEG of quality 75"},
+    )
+
+
+def resnet20_weights(target: Path) -> Path | None:
+    """Rewrite the trained ResNet-20 with the names of this package's `resnet20`.
+
+    Its shortcuts take every other pixel and pad with channels of zeros; that is a 1x1 convolution of
+    stride 2.
+
+    Args:
+        target: File of safetensors to write, kept if it exists.
+
+    Returns:
+        `target`; None where the weights are not at hand.
+    """
+    import torch
+    from safetensors.torch import load_file, save
+
+    folder = data_folder()
+    source = None if folder is None else folder / "weights" / "resnet20_cifar10.safetensors"
+    if target.is_file():
+        return target
+    if source is None or not source.is_file():
+        return None
+    state = {}
+    for name, value in load_file(source).items():
+        layer, _, rest = name.partition(".")
+        if layer.startswith("layer"):
+            block, _, rest = rest.partition(".")
+            name = f"stages.{int(layer[-1]) - 1}.{block}.body.{rest.replace('bn', 'norm')}"
+        else:
+            places = {"conv1": "stem.conv", "bn1": "stem.norm", "linear": "head.linear"}
+            name = f"{places[layer]}.{rest}"
+        state[name] = value
+    for stage, width in ((1, 32), (2, 64)):
+        weight = torch.zeros(width, width // 2, 1, 1)
+        weight[torch.arange(width // 2) + width // 4, torch.arange(width // 2)] = 1.0
+        prefix = f"stages.{stage}.0.shortcut"
+        state[f"{prefix}.conv.weight"] = weight
+        for name, number in (("weight", 1.0), ("bias", 0.0), ("running_mean", 0.0), ("running_var", 1.0)):
+            state[f"{prefix}.norm.{name}"] = torch.full((width,), number)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    write_bytes(target, save(state))
+    return target
