@@ -60,7 +60,7 @@ class BuildSettings:
         unseen_share: Share of the pairs of properties that are never trained, to test new combinations.
         augment: Name of an augmentation, or `none`.
         threads: Threads of torch.
-        train: The joint run; its seed is that of the whole build. Limits are annealed in the first stage only.
+        train: The joint run and the seed of all; limits are annealed in the first stage only.
     """
 
     network: str = "residual_cnn_small"

@@ -159,7 +159,7 @@ class Maker:
             ) -> Mapping[str, float]:
                 config = config_of(mask)
                 counts = self.blueprint.count(config)
-                costs = {
+                costs: dict[str, float] = {
                     "macs": counts.macs,
                     "parameters": counts.parameters,
                     "file_bytes": counts.file_bytes,
@@ -428,7 +428,7 @@ def write_model(
             factory=folder.name,
             budget=budget,
             device=None if maker.device is None else maker.device.name,
-            binding_limit=binding_limit(reached, limits),  # type: ignore[arg-type]
+            binding_limit=binding_limit(reached, limits),
             predicted=model.predicted,
             measured=model.measured,
             measured_on=this_device_name(maker.threads),

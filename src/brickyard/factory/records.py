@@ -75,7 +75,7 @@ class Budget(Record):
             raise ValueError("must be a whole number above 0 or a share such as '25%'")
         return value
 
-    def limits(self, *, whole_macs: int) -> dict[LimitName, float]:
+    def limits(self, *, whole_macs: int) -> dict[str, float]:
         """Return the ceilings that are set, in base units.
 
         Args:
@@ -84,7 +84,7 @@ class Budget(Record):
         Returns:
             Ceiling by quantity.
         """
-        limits: dict[LimitName, float] = {}
+        limits: dict[str, float] = {}
         if self.latency_ms is not None:
             limits["latency_ms"] = self.latency_ms
         if isinstance(self.max_macs, str):

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from brickyard.factory.pictures import bricks_svg, curve_svg, xml_text
-from brickyard.factory.records import LimitName, Report
+from brickyard.factory.records import Report
 
 _CSS = Path(__file__).with_name("report.css")
 
@@ -25,7 +25,7 @@ _NOT_COUNTED = (
     "is measured on, or counted from, the file itself.",
     "<b>The curve</b> is the mean over tasks from the factory's training; the mark is this one task.",
 )
-_NAMES: dict[LimitName, str] = {
+_NAMES: dict[str] = {
     "latency_ms": "Latency (p50)",
     "macs": "MACs",
     "parameters": "Parameters",
@@ -46,7 +46,7 @@ def _count(value: float) -> str:
     return f"{value:,.0f}"
 
 
-def _amount(name: LimitName, value: float) -> str:
+def _amount(name: value: float) -> str:
     if name == "latency_ms":
         return _ms(value)
     return f"{_bytes(value)} <small>({_count(value)} B)</small>" if name.endswith("bytes") else _count(value)
@@ -76,7 +76,7 @@ def _card(title: str, *parts: str, wide: bool = False) -> str:
     return f'<section class="{"wide" if wide else ""}"><h2>{title}</h2>{"".join(parts)}</section>'
 
 
-def _spent(report: Report) -> dict[LimitName, float]:
+def _spent(report: Report) -> dict[str, float]:
     """What the model costs, by the quantities that can be limited."""
     return {
         "latency_ms": report.measured.p50,
@@ -87,7 +87,7 @@ def _spent(report: Report) -> dict[LimitName, float]:
     }
 
 
-def _header(report: Report, limits: dict[LimitName, float]) -> str:
+def _header(report: Report, limits: dict[str, float]) -> str:
     spent = _spent(report)
     over = [_NAMES[name] for name, ceiling in limits.items() if spent[name] > ceiling]
     badges = []
@@ -117,7 +117,7 @@ def _header(report: Report, limits: dict[LimitName, float]) -> str:
     return f"<header><h1>{xml_text(report.task)}</h1><p>{shown}</p><p>{' · '.join(facts)}</p></header>"
 
 
-def _tiles(report: Report, limits: dict[LimitName, float]) -> str:
+def _tiles(report: Report, limits: dict[str, float]) -> str:
     measured, ceiling = report.measured, limits.get("latency_ms")
     met = "" if ceiling is None else "good" if measured.p50 <= ceiling else "bad"
     detail = f"p10 {_ms(measured.p10)} · p90 {_ms(measured.p90)}<br/>"
@@ -145,7 +145,7 @@ def _tiles(report: Report, limits: dict[LimitName, float]) -> str:
     return f'<div class="tiles">{"".join(tiles)}</div>'
 
 
-def _limits(report: Report, limits: dict[LimitName, float]) -> str:
+def _limits(report: Report, limits: dict[str, float]) -> str:
     if not limits:
         return _card("Limits", "<p>The request set no limits.</p>", wide=True)
     spent = _spent(report)
@@ -172,7 +172,7 @@ def _before_after(report: Report) -> str:
     whole, guess = report.whole, report.predicted
     latency = whole.latency_ms if report.whole_measured is None else report.whole_measured
     kind = "predicted" if report.whole_measured is None else "measured"
-    before: dict[LimitName, float | None] = {
+    before: dict[float | None] = {
         "latency_ms": latency,
         "macs": whole.macs,
         "parameters": whole.parameters,

@@ -120,7 +120,7 @@ class BackboneTraining:
         for group in self.optimizer.param_groups:
             group["lr"] = settings.learning_rate * one_cycle(self.step, settings.steps)
         self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         nn.utils.clip_grad_norm_(self.network.parameters(), settings.clip)
         self.optimizer.step()
         value = float(loss.detach())

@@ -6,6 +6,7 @@ No state of a random generator is kept: every step draws from generators seeded 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from brickyard.core.files import write_bytes
 def save_checkpoint(
     path: Path,
     *,
-    modules: dict[str, nn.Module],
+    modules: Mapping[str, nn.Module],
     optimizer: torch.optim.Optimizer,
     step: int,
     settings: dict[str, Any],
@@ -51,7 +52,11 @@ def save_checkpoint(
 
 
 def load_checkpoint(
-    path: Path, *, modules: dict[str, nn.Module], optimizer: torch.optim.Optimizer, settings: dict[str, Any]
+    path: Path,
+    *,
+    modules: Mapping[str, nn.Module],
+    optimizer: torch.optim.Optimizer,
+    settings: dict[str, Any],
 ) -> int:
     """Restore what `save_checkpoint` wrote.
 

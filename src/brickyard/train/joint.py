@@ -111,7 +111,7 @@ class Batch:
 class Batches(Protocol):
     """Gives the pictures of a step."""
 
-    def __call__(self, step: int, rng: np.random.Generator) -> Batch:
+    def __call__(self, step: int, rng: np.random.Generator, /) -> Batch:
         """Return the pictures of a step, decided by the step and the generator alone."""
 
 
@@ -352,7 +352,7 @@ class JointTraining:
         ):
             group["lr"] = peak * one_cycle(self.step, settings.steps)
         self.optimizer.zero_grad(set_to_none=True)
-        total.backward()  # type: ignore[no-untyped-call]
+        total.backward()
         nn.utils.clip_grad_norm_(self.network.parameters(), settings.clip)
         nn.utils.clip_grad_norm_(self.assembler.parameters(), settings.clip)
         self.optimizer.step()
