@@ -85,15 +85,14 @@ def test_new_folder_vanishes_when_the_block_raises(tmp_path: Path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_new_folder_replaces_only_when_asked(tmp_path: Path):
+def test_new_folder_takes_only_an_empty_place(tmp_path: Path):
     target = tmp_path / "model"
     target.mkdir()
-    (target / "old").write_text("1")
-    with pytest.raises(ArtifactError, match="already exists"), files.new_folder(target):
-        pass
-    with files.new_folder(target, replace=True) as folder:
+    with files.new_folder(target) as folder:
         (folder / "new").write_text("2")
     assert [path.name for path in target.iterdir()] == ["new"]
+    with pytest.raises(ArtifactError, match="already exists"), files.new_folder(target):
+        pass
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
 
 

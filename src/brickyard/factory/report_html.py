@@ -25,7 +25,7 @@ _NOT_COUNTED = (
     "is measured on, or counted from, the file itself.",
     "<b>The curve</b> is the mean over tasks from the factory's training; the mark is this one task.",
 )
-_NAMES: dict[str] = {
+_NAMES: dict[str, str] = {
     "latency_ms": "Latency (p50)",
     "macs": "MACs",
     "parameters": "Parameters",
@@ -46,7 +46,7 @@ def _count(value: float) -> str:
     return f"{value:,.0f}"
 
 
-def _amount(name: value: float) -> str:
+def _amount(name: str, value: float) -> str:
     if name == "latency_ms":
         return _ms(value)
     return f"{_bytes(value)} <small>({_count(value)} B)</small>" if name.endswith("bytes") else _count(value)
@@ -172,7 +172,7 @@ def _before_after(report: Report) -> str:
     whole, guess = report.whole, report.predicted
     latency = whole.latency_ms if report.whole_measured is None else report.whole_measured
     kind = "predicted" if report.whole_measured is None else "measured"
-    before: dict[float | None] = {
+    before: dict[str, float | None] = {
         "latency_ms": latency,
         "macs": whole.macs,
         "parameters": whole.parameters,
