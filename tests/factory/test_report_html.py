@@ -21,6 +21,7 @@ def report(**changes: object) -> Report:
         "predicted": Costs(
             latency_ms=0.371, macs=2_345_678, parameters=41_234, file_bytes=178_901, peak_memory_bytes=310_004
         ),
+        "measured_on": "pi4",
         "measured": Latency(p10=0.362, p50=0.379, p90=0.402, runs=200, warmup=20, threads=2),
         "whole_measured": 1.234,
         "rounds": 2,

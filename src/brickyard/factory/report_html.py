@@ -132,7 +132,12 @@ def _tiles(report: Report, limits: dict[str, float]) -> str:
     tiles = [
         _tile("Requested latency", _ms(ceiling), asked),
         _tile("Predicted latency", _ms(report.predicted.latency_ms), f"{forecast}<br/>{rounds}"),
-        _tile("Measured latency, p50", _ms(measured.p50), f"{detail} · {threads}", met),
+        _tile(
+            "Measured latency, p50",
+            _ms(measured.p50),
+            f"{detail} · {threads}<br/>on {xml_text(report.measured_on)}",
+            met,
+        ),
     ]
     quality = report.quality
     if quality is None:
