@@ -201,7 +201,11 @@ def processor_name() -> str:
     """Return the name of this machine's processor as the system gives it."""
     info = Path("/proc/cpuinfo")
     if info.is_file():
-        for line in info.read_text(encoding="utf-8", errors="replace").splitlines():
-            if line.lower().startswith(("model name", "hardware", "model\t")):
-                return line.partition(":")[2].strip()
+        pairs = (
+            line.partition(":") for line in info.read_text(encoding="utf-8", errors="replace").splitlines()
+        )
+        values = {key.strip().lower(): value.strip() for key, _, value in pairs}
+        for key in ("model name", "hardware"):
+            if values.get(key):
+                return values[key]
     return platform.processor() or platform.machine()
