@@ -72,3 +72,11 @@ def test_passes_go_on_until_halves_agree(monkeypatch):
     assert [bursts.shape for bursts in times] == [(5, 10), (5, 10)]
     assert seen == [(number, 9) for number in range(5)]
     assert measure.disagreement(times) == 0.0
+
+
+def test_passes_end_after_a_time(monkeypatch):
+    jitter = iter(range(1, 1000))
+    monkeypatch.setattr(measure, "random_inputs", lambda session: None)
+    monkeypatch.setattr(measure, "run_times", lambda session, inputs, runs: [1.0 / next(jitter)] * runs)
+    (times,) = measure.round_robin([0], passes=3, most_passes=9, agree=0.0, most_seconds=0.0)
+    assert len(times) == 3

@@ -100,6 +100,7 @@ def round_robin(
     passes: int = 6,
     most_passes: int = 40,
     agree: float = 0.01,
+    most_seconds: float = 60.0,
     seconds: float = 0.003,
     least_runs: int = 10,
     most_runs: int = 40,
@@ -115,6 +116,7 @@ def round_robin(
         passes: Bursts of each session at least.
         most_passes: Bursts of each session at most.
         agree: Mean relative difference between even and odd passes that is good enough.
+        most_seconds: No further pass starts after this time, once the fewest passes are done.
         seconds: How long a burst shall take.
         least_runs: Fewest runs of a burst.
         most_runs: Most runs of a burst.
@@ -127,11 +129,15 @@ def round_robin(
     once = [min(run_times(*pair, 4)) for pair in zip(sessions, inputs, strict=True)]
     runs = [int(min(most_runs, max(least_runs, seconds * 1e3 / max(ms, 1e-3)))) for ms in once]
     times: list[list[list[float]]] = [[] for _ in sessions]
+    started = time.perf_counter()
     for number in range(most_passes):
         report(number, most_passes)
         for place, (session, given) in enumerate(zip(sessions, inputs, strict=True)):
             times[place].append(run_times(session, given, runs[place] + 2)[2:])
-        if number + 1 >= passes and disagreement([np.array(bursts) for bursts in times]) <= agree:
+        if number + 1 < passes:
+            continue
+        late = time.perf_counter() - started > most_seconds
+        if late or disagreement([np.array(bursts) for bursts in times]) <= agree:
             break
     return [np.array(bursts) for bursts in times]
 
