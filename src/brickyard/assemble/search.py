@@ -121,8 +121,7 @@ def search(
         assert name is not None
         raise InfeasibleError(
             f"{name} = {limits[name]:g} cannot be met: the smallest model of this factory needs "
-            f"{least[name]:g}; allow "
-            "at least that",
+            f"{least[name]:g}; allow at least that",
             limit=name,
             requested=limits[name],
             smallest=least[name],

@@ -245,8 +245,7 @@ def train_factory(
     if settings.train.lowest_limit <= fixed_cost:
         raise TrainError(
             f"lowest_limit = {settings.train.lowest_limit} lies below the share that is always on, "
-            f"{fixed_cost:.3f}; "
-            "raise it"
+            f"{fixed_cost:.3f}; raise it"
         )
     split = None
     if source.vocabulary.kind == "properties":
@@ -339,6 +338,10 @@ def _train(
 ) -> _Log:
     train = settings.train
     augment = AUGMENTATIONS[settings.augment]
+    identity = {
+        "data": dict(source.spec),
+        **{key: value for key, value in asdict(settings).items() if key not in ("train", "threads")},
+    }
     log_file = work / "log.jsonl"
     rows = [json.loads(line) for line in log_file.read_text().splitlines()] if log_file.is_file() else []
 
@@ -359,6 +362,7 @@ def _train(
             folder=work,
             augment=augment,
             nested=nested_cores(network, costs, fixed_cost),
+            identity=identity,
         )
         for record in backbone.run():
             note("backbone", record, settings.backbone_steps)
@@ -383,6 +387,7 @@ def _train(
         settings=train,
         folder=work,
         augment=augment,
+        identity=identity,
     )
     joint.resume()
     for record in joint.run():

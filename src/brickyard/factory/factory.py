@@ -241,7 +241,7 @@ class Factory:
             For each request its report as JSON values, or `feasible: false` with the reason.
 
         Raises:
-            BudgetError: A request has an unknown key; then nothing is made.
+            BudgetError: A request has an unknown key or an unusable name; then nothing is made.
         """
         known = {"task", "budget", "device", "seed", "name"}
         for number, request in enumerate(requests):
@@ -249,6 +249,11 @@ class Factory:
                 raise BudgetError(
                     f"request {number} has unknown keys {sorted(set(request) - known)}; known: "
                     f"{sorted(known)}"
+                )
+            name = str(request.get("name") or "")
+            if Path(name).name != name or name == "..":
+                raise BudgetError(
+                    f"request {number} has name = {name!r}; give the plain name of a folder inside `out`"
                 )
         for number, request in enumerate(requests):
             target = Path(out) / str(request.get("name") or f"{number:05d}")

@@ -78,7 +78,7 @@ def find_factory(name: str | Path) -> Path:
             raise ArtifactError(f"{name} is no folder here, and the hub did not give it: {error}") from None
     raise ArtifactError(
         f"{name} is neither a folder nor a bundled factory ({', '.join(bundled) or 'none'}) nor a hub id "
-        f"(owner/name)"
+        "(owner/name)"
     )
 
 

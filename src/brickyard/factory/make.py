@@ -174,7 +174,7 @@ class Maker:
                     self.assembly, vector, costing=costing, limits=limits, candidates=candidates, seed=seed
                 )
             except InfeasibleError as error:
-                if failure is None or error.smallest < failure.smallest:
+                if failure is None or error.smallest / error.requested < failure.smallest / failure.requested:
                     failure = error
                 continue
             found += [(result, config_of(result.mask)) for result in results]
@@ -240,8 +240,7 @@ class Maker:
         if not met:
             raise InfeasibleError(
                 f"latency_ms = {limits['latency_ms']:g} was not met by measurement in {number} rounds: the "
-                f"fastest file "
-                f"took {fastest:.4g} ms; allow that, or repeat when the machine is idle",
+                f"fastest file took {fastest:.4g} ms; allow that, or repeat when the machine is idle",
                 limit="latency_ms",
                 requested=limits["latency_ms"],
                 smallest=fastest,
@@ -286,8 +285,8 @@ class Maker:
         if not error <= _PARITY * max(1.0, float(np.abs(expected).max())):
             raise ExportError(
                 f"the cut graph differs from the whole network by {error:.3g} (allowed {_PARITY:g} of the "
-                f"scores' scale); "
-                "nothing was written. The factory's files may be damaged: train or download it again"
+                "scores' scale); nothing was written. The factory's files may be damaged: train or download "
+                "it again"
             )
         return error
 

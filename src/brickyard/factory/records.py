@@ -88,7 +88,7 @@ class Budget(Record):
         if self.latency_ms is not None:
             limits["latency_ms"] = self.latency_ms
         if isinstance(self.max_macs, str):
-            limits["macs"] = math.floor(float(self.max_macs[:-1]) / 100 * whole_macs)
+            limits["macs"] = float(self.max_macs[:-1]) / 100 * whole_macs
         elif self.max_macs is not None:
             limits["macs"] = self.max_macs
         if self.max_parameters is not None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -27,6 +28,7 @@ from brickyard.train.joint import (
     RecordMeans,
     TrainSettings,
     draw_limits,
+    identity_of,
     object_places,
     one_cycle,
 )
@@ -52,6 +54,7 @@ class BackboneTraining:
         folder: Where the checkpoint lies; None for none.
         augment: Changes a batch of pictures at random.
         nested: Opens the nested core under limits; None keeps everything on.
+        identity: What else decides the run, JSON values; a checkpoint with another is refused.
     """
 
     def __init__(
@@ -64,7 +67,14 @@ class BackboneTraining:
         folder: Path | None = None,
         augment: Augment | None = None,
         nested: Nested | None = None,
+        identity: Mapping[str, Any] | None = None,
     ) -> None:
+        self.identity = {
+            **(identity or {}),
+            **identity_of(network),
+            **settings.to_json(),
+            "stage": "backbone",
+        }
         self.network, self.nested = network, nested
         self.group_sizes = None if group_sizes is None else list(group_sizes)
         self.batches, self.settings, self.augment = batches, settings, augment
@@ -83,13 +93,12 @@ class BackboneTraining:
             Means over the steps since the last record; the accuracy is that of the words or classes.
 
         Raises:
-            TrainError: The loss is not finite.
+            TrainError: The loss is not finite, or the checkpoint belongs to other settings.
         """
         modules = {"network": self.network}
-        identity = {**self.settings.to_json(), "stage": "backbone"}
         if self.path is not None and self.path.is_file():
             self.step = load_checkpoint(
-                self.path, modules=modules, optimizer=self.optimizer, settings=identity
+                self.path, modules=modules, optimizer=self.optimizer, settings=self.identity
             )
         self.network.train()
         means = RecordMeans()
@@ -99,7 +108,11 @@ class BackboneTraining:
             last = self.step == self.settings.steps
             if self.path is not None and (last or self.step % self.settings.checkpoint_every == 0):
                 save_checkpoint(
-                    self.path, modules=modules, optimizer=self.optimizer, step=self.step, settings=identity
+                    self.path,
+                    modules=modules,
+                    optimizer=self.optimizer,
+                    step=self.step,
+                    settings=self.identity,
                 )
             if last or self.step % record_every == 0:
                 yield means.take(self.step)

@@ -81,8 +81,7 @@ def load_checkpoint(
         differing = sorted(key for key in {*kept, *wanted} if kept.get(key) != wanted.get(key))
         raise TrainError(
             f"{path} is a checkpoint of a run with other settings ({', '.join(differing)} differ); repeat "
-            f"the former "
-            "settings, or remove the folder to start anew"
+            "the former settings, or remove the folder to start anew"
         )
     tensors = load(content)
     for name, module in modules.items():

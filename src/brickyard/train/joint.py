@@ -135,6 +135,11 @@ class Record:
     seconds: float
 
 
+def identity_of(network: Network) -> dict[str, Any]:
+    """Return what a checkpoint must agree on about its network: builder and arguments."""
+    return {"builder": network.builder, **network.arguments}
+
+
 class RecordMeans:
     """Collects values of steps and gives their means."""
 
@@ -229,6 +234,8 @@ class JointTraining:
         ask: Gives tasks.
         settings: The run.
         folder: Where checkpoints lie; None for none.
+        augment: Changes a batch of pictures at random.
+        identity: What else decides the run, JSON values; a checkpoint with another is refused.
     """
 
     def __init__(
@@ -243,8 +250,10 @@ class JointTraining:
         settings: TrainSettings,
         folder: Path | None = None,
         augment: Augment | None = None,
+        identity: Mapping[str, Any] | None = None,
     ) -> None:
         self.network, self.assembler, self.gate = network, assembler, gate
+        self.further = dict(identity or {})
         self.device = next(network.parameters()).device
         self.costs = torch.from_numpy(costs).to(self.device)
         self.batches, self.ask = batches, ask
@@ -263,7 +272,7 @@ class JointTraining:
         return None if self.folder is None else self.folder / "checkpoint.safetensors"
 
     def _identity(self) -> dict[str, Any]:
-        return {"builder": self.network.builder, **self.network.arguments, **self.settings.to_json()}
+        return {**self.further, **identity_of(self.network), **self.settings.to_json()}
 
     def resume(self) -> bool:
         """Load the checkpoint of the folder, if there is one.
