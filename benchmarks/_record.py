@@ -136,7 +136,7 @@ def pick(rows: Iterable[Row], **wanted: object) -> list[Row]:
     return [row for row in rows if all(getattr(row, name) == value for name, value in wanted.items())]
 
 
-def by_seed(rows: Sequence[Row], reduce: Callable[[Sequence[float]], float] = np.mean) -> list[float]:  # type: ignore[assignment]
+def by_seed(rows: Sequence[Row], reduce: Callable[[Sequence[float]], float] = np.mean) -> list[float]:
     """Reduce over tasks within each seed; one number per seed."""
     seeds = sorted({row.seed for row in rows})
     return [float(reduce([row.value for row in rows if row.seed == seed])) for seed in seeds]

@@ -11,16 +11,16 @@ def geometry_settings(seed: int, *, assembler: str = "additive") -> BuildSetting
     return BuildSettings(
         network="residual_cnn_small",
         assembler=assembler,
-        backbone_steps=2800,
+        backbone_steps=3000,
         backbone_rate=4e-3,
         unseen_share=0.2,
         train=TrainSettings(
-            steps=800,
+            steps=1200,
             batch_size=64,
-            learning_rate=5e-4,
+            learning_rate=8e-4,
             assembler_rate=5e-4,
             lowest_limit=0.15,
-            anneal=0.3,
+            anneal=0.2,
             seed=seed,
         ),
     )

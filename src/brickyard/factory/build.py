@@ -60,7 +60,7 @@ class BuildSettings:
         unseen_share: Share of the pairs of properties that are never trained, to test new combinations.
         augment: Name of an augmentation, or `none`.
         threads: Threads of torch.
-        train: The joint run and the seed of all; limits are annealed in the first stage only.
+        train: The joint run and the seed of the whole build.
     """
 
     network: str = "residual_cnn_small"
@@ -374,8 +374,6 @@ def _train(
         discretiser=settings.discretiser,
         seed=train.seed,
     )
-    if settings.backbone_steps:
-        train = replace(train, anneal=0.0)
     ask = ClassQuestions(num_words) if split is None else PropertyQuestions(source.vocabulary, split.trained)
     joint = JointTraining(
         network,

@@ -43,7 +43,7 @@ class TrainSettings:
         clip: Largest gradient norm.
         lowest_limit: Smallest limit that is trained, share of all MACs.
         anneal: Share of the steps over which the lower end of the limits falls from 1 to `lowest_limit`; 0
-            starts there, as the joint stage does behind a stage 0, whose small cores it would forget.
+            starts there.
         penalty: Weight of the hinge on the cost, for discretisers that need one.
         places: Weight of the loss at the places of the objects, where boxes are known and the head scores
             places.
