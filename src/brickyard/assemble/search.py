@@ -1,8 +1,8 @@
 """The edge search: the best strategy to assemble the bricks under a budget, without training.
 
 Bisection on the limit finds the largest subnet of the assembler that fits; candidates come from limits
-around it and from noise on the logits; repair closes bricks until a candidate fits, fill opens what still
-fits; the candidates are ranked by the assembler's own score. Costs come from a function, so that any
+around it; repair closes bricks until a candidate fits, fill opens what still fits; the candidates are ranked
+by the assembler's own score. Costs come from a function, so that any
 quantity can be limited.
 """
 
@@ -22,6 +22,10 @@ Costing = Callable[[Mask], Mapping[str, float]]
 
 _STEPS = 12
 
+# Limits of the candidates, as shares of the largest that fits. Noise on the logits was tried instead: it
+# opens bricks out of the order that was trained, and costs 2 points of accuracy at a quarter of the MACs.
+_FACTORS = (1.0, 0.97, 1.03, 0.94, 1.06, 0.9, 1.1)
+
 
 @dataclass(frozen=True)
 class Candidate:
@@ -30,7 +34,7 @@ class Candidate:
     Attributes:
         mask: Whether each brick is on, `[bricks]`.
         limit: Limit of the assembler it came from.
-        score: Sum of the probabilities of its open bricks less those of bricks the task wants and lacks.
+        score: Probabilities of its open bricks, weighted by their cost, summed.
         costs: Its limited quantities.
     """
 
@@ -50,9 +54,9 @@ def binding_limit(costs: Mapping[str, float], limits: Mapping[str, float]) -> st
     return max(limits, key=lambda name: costs[name] / limits[name], default=None)
 
 
-def _score(mask: Mask, logits: Floats) -> float:
+def _score(mask: Mask, logits: Floats, costs: Floats) -> float:
     probability = 1 / (1 + np.exp(-np.clip(logits, -30, 30)))
-    return float(np.where(mask, probability, 1 - probability).sum())
+    return float((probability * costs)[mask].sum())
 
 
 def _repair(
@@ -96,7 +100,6 @@ def search(
     costing: Costing,
     limits: Mapping[str, float],
     candidates: int = 6,
-    seed: int = 0,
 ) -> list[Candidate]:
     """Find the subnets for a task that fit a budget.
 
@@ -106,7 +109,6 @@ def search(
         costing: Gives the limited quantities of a mask.
         limits: Ceilings by quantity; none gives what the task opens at limit 1.
         candidates: How many strategies to compare.
-        seed: Seed of the noise on the logits.
 
     Returns:
         Candidates that fit, best first.
@@ -134,19 +136,15 @@ def search(
             mask = assembly.masks(assembly.logits(task, [middle]), [middle])[0]
             low, high = (middle, high) if _excess(costing(mask), limits) <= 1 else (low, middle)
         high = low
-    rng = np.random.default_rng(seed)
     found: dict[bytes, Candidate] = {}
-    tries = 0
-    for number in range(candidates):
-        limit = high * (1.0 if number < 2 else rng.uniform(0.85, 1.1))
-        limit = float(min(max(limit, assembly.fixed_cost + 1e-6), 1.0))
-        base = assembly.logits(task, [limit])[0]
-        noise = 0.0 if number % 2 == 0 else 0.05 * float(np.abs(base[base < 1e2]).mean())
-        tilted = base + noise * rng.standard_normal(base.shape).astype(np.float32)
-        mask = _repair(assembly.masks(tilted[None], [limit])[0] | floors, tilted, costing, limits, floors)
+    for factor in _FACTORS[:candidates]:
+        limit = float(min(max(high * factor, assembly.fixed_cost + 1e-6), 1.0))
+        logits = assembly.logits(task, [limit])[0]
+        opened = assembly.masks(logits[None], [limit])[0] | floors
+        mask = _repair(opened, logits, costing, limits, floors)
         if mask is None:
             continue
-        mask = _fill(mask, tilted, costing, limits, tries=12)
-        tries += 1
-        found.setdefault(mask.tobytes(), Candidate(mask, limit, _score(mask, base), costing(mask)))
+        mask = _fill(mask, logits, costing, limits, tries=12)
+        score = _score(mask, logits, assembly.costs)
+        found.setdefault(mask.tobytes(), Candidate(mask, limit, score, costing(mask)))
     return sorted(found.values(), key=lambda candidate: -candidate.score)

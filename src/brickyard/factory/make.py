@@ -170,9 +170,7 @@ class Maker:
                 return costs
 
             try:
-                results = search(
-                    self.assembly, vector, costing=costing, limits=limits, candidates=candidates, seed=seed
-                )
+                results = search(self.assembly, vector, costing=costing, limits=limits, candidates=candidates)
             except InfeasibleError as error:
                 if failure is None or error.smallest / error.requested < failure.smallest / failure.requested:
                     failure = error
