@@ -140,8 +140,8 @@ def search(
     for factor in _FACTORS[:candidates]:
         limit = float(min(max(high * factor, assembly.fixed_cost + 1e-6), 1.0))
         logits = assembly.logits(task, [limit])[0]
-        opened = assembly.masks(logits[None], [limit])[0] | floors
-        mask = _repair(opened, logits, costing, limits, floors)
+        opened = assembly.masks(logits[None], [limit])[0]
+        mask = _repair(opened, logits, costing, limits, assembly.floors(logits))
         if mask is None:
             continue
         mask = _fill(mask, logits, costing, limits, tries=12)
