@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 import torch_pruning
-from _alone import BatchPool
+from _alone import BatchPool, fast_layout_
 from _factories import Kept, settings_of
 from _runtime import forward, macs_of
 from torch import nn
@@ -148,14 +148,22 @@ def recalibrate_(module: nn.Module, inputs: npt.NDArray[np.float32], *, batch: i
     module.eval()
 
 
-def library_cut(module: nn.Module, shape: tuple[int, ...], share: float, *, across_layers: bool) -> nn.Module:
-    """Cut channels by L1 magnitude with torch-pruning, to multiples of 4 as bricks are.
+def library_cut(
+    module: nn.Module,
+    shape: tuple[int, ...],
+    share: float,
+    *,
+    across_layers: bool,
+    round_to: int | None = None,
+) -> nn.Module:
+    """Cut channels by L1 magnitude with torch-pruning.
 
     Args:
         module: The generic network; left as it is.
         shape: Shape of one input.
         share: Share of the channels to remove.
         across_layers: Rank the channels of all layers together; else each layer loses the same share.
+        round_to: Keep multiples of this many channels, which run faster.
 
     Returns:
         The smaller network.
@@ -170,7 +178,7 @@ def library_cut(module: nn.Module, shape: tuple[int, ...], share: float, *, acro
         global_pruning=across_layers,
         pruning_ratio=share,
         max_pruning_ratio=0.95,
-        round_to=4,
+        round_to=round_to,
         ignored_layers=list(cut.get_submodule("head").modules()),
     )
     pruner.step()
@@ -205,12 +213,15 @@ def largest_below(
 FIRST = "first channels of stage 0, which was trained for that"
 
 
-def cutters(entry: Kept, network: Network) -> dict[str, Callable[[float], nn.Module]]:
+def cutters(
+    entry: Kept, network: Network, *, round_to: int | None
+) -> dict[str, Callable[[float], nn.Module]]:
     """Return the ways to cut a generic network, by name; each takes the share to remove.
 
     Args:
         entry: The factory it belongs to.
         network: The generic network that the library cuts; first channels are those of stage 0.
+        round_to: Multiples of channels that the library keeps.
 
     Returns:
         The ways.
@@ -225,7 +236,9 @@ def cutters(entry: Kept, network: Network) -> dict[str, Callable[[float], nn.Mod
         return nested.extract(uniform_config(blueprint, (1 - share) * macs, head))
 
     def library(across_layers: bool) -> Callable[[float], nn.Module]:
-        return lambda share: library_cut(whole, network.input_shape, share, across_layers=across_layers)
+        return lambda share: library_cut(
+            whole, network.input_shape, share, across_layers=across_layers, round_to=round_to
+        )
 
     return {
         FIRST: first,
@@ -249,7 +262,7 @@ def tune_(entry: Kept, module: nn.Module, *, steps: int) -> float:
     source = entry.data
     sizes = source.vocabulary.sizes if source.vocabulary.kind == "properties" else None
     training = BackboneTraining(
-        Network(module, input_shape=source.preprocess.shape),
+        Network(fast_layout_(module), input_shape=source.preprocess.shape),
         group_sizes=sizes,
         batches=BatchPool(source.train, source.preprocess, settings.train.batch_size),
         settings=replace(settings.train, steps=steps),

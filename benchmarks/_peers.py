@@ -211,8 +211,9 @@ def _cuts(
         "equal latency": as_fast,
     }
     untuned: dict[str, dict[str, list[float]]] = {}
-    for name, make in cutters(entry, network).items():
-        for rule, fits in rules.items():
+    for rule, fits in rules.items():
+        ways = cutters(entry, network, round_to=4 if rule == "equal latency" else None)
+        for name, make in ways.items():
             limit = f"{trial.limit}, {rule}"
             module = largest_below(make, fits)
             share = macs_of(module, shape) / whole
