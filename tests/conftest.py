@@ -3,6 +3,8 @@
 import importlib.util
 import os
 import random
+from collections.abc import Iterator
+from pathlib import Path
 
 for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ.setdefault(_name, "1")
@@ -38,6 +40,34 @@ def seed() -> int:
     if _HAS_TORCH:
         torch.manual_seed(value)
     return value
+
+
+@pytest.fixture(scope="session", autouse=True)
+def cache_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A fresh cache folder instead of the user's."""
+    folder = tmp_path_factory.mktemp("cache")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(folder))
+        yield folder
+
+
+@pytest.fixture(scope="session")
+def pico(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a property factory that is barely trained, by the command itself."""
+    from typer.testing import CliRunner
+
+    from brickyard.cli.app import app
+
+    out = tmp_path_factory.mktemp("factory") / "pico"
+    scenes = "geometry:size=32,shapes=circle+square,colors=red+green+blue,train=300,heldout=50"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("brickyard.factory.build._FRESH_SCENES", 300)
+        patch.setattr("brickyard.factory.build._CURVE_LIMITS", (0.25, 1.0))
+        arguments = ["train", "--data", scenes, "--network", "residual_cnn_pico", "--out", str(out)]
+        arguments += ["--steps", "8", "--backbone-steps", "4", "--batch-size", "16"]
+        done = CliRunner().invoke(app, arguments, catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    return out
 
 
 @pytest.fixture

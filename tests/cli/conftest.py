@@ -1,6 +1,6 @@
-"""A pico factory that all tests of the command line share, trained by the command itself."""
+"""What tests of the command line share: a runner, quick profiles and a made model."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
 
@@ -9,8 +9,13 @@ from typer.testing import CliRunner, Result
 
 from brickyard.cli.app import app
 
-GEOMETRY = "geometry:size=32,shapes=circle+square,colors=red+green+blue"
 Run = Callable[..., Result]
+
+
+@pytest.fixture(autouse=True)
+def quick_profiles(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Few passes where this machine is profiled."""
+    monkeypatch.setattr(import_module("brickyard.devices.profile"), "_PASSES", 3)
 
 
 @pytest.fixture(scope="session")
@@ -21,23 +26,6 @@ def run() -> Run:
         return CliRunner().invoke(app, [str(argument) for argument in arguments], catch_exceptions=False)
 
     return runner
-
-
-@pytest.fixture(scope="session")
-def pico(run: Run, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """The folder of a factory that is barely trained; the cache folder is a fresh one."""
-    base = tmp_path_factory.mktemp("factory")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("XDG_CACHE_HOME", str(base / "cache"))
-        patch.setattr("brickyard.factory.build._FRESH_SCENES", 300)
-        patch.setattr("brickyard.factory.build._CURVE_LIMITS", (0.25, 1.0))
-        patch.setattr(import_module("brickyard.devices.profile"), "_PASSES", 3)
-        done = run(
-            *("train", "--data", f"{GEOMETRY},train=300,heldout=50", "--network", "residual_cnn_pico"),
-            *("--steps", 8, "--backbone-steps", 4, "--batch-size", 16, "--out", base / "pico"),
-        )
-        assert done.exit_code == 0, done.output
-        yield base / "pico"
 
 
 @pytest.fixture(scope="session")
