@@ -44,9 +44,7 @@ bench: $(STAMP)
 
 # Remakes the factory that the package bundles, in build/geometry.
 factory: $(STAMP)
-	$(BIN)/python -m brickyard train --data geometry --network residual_cnn_small --out build/geometry \
-		--backbone-steps 3000 --backbone-rate 4e-3 --steps 1200 --learning-rate 8e-4 --assembler-rate 5e-4 \
-		--lowest-limit 0.15 --anneal 0.2
+	$(BIN)/python -m brickyard train --data geometry --network residual_cnn_small --out build/geometry
 
 # The page of the commands is made from their help.
 docs/help.md: $(STAMP) $(wildcard src/brickyard/cli/*.py)

@@ -273,7 +273,7 @@ def _alone(ledger: Ledger, trial: Trial, network: Network | None, effort: Effort
     entry, shape = trial.entry, trial.entry.preprocess.shape
     settings = settings_of(entry.what, entry.seed)
     blueprint = entry.factory.folder.blueprint
-    rates = (settings.backbone_rate or settings.train.learning_rate, settings.train.learning_rate)
+    rates = (settings.backbone_rate, settings.train.learning_rate)
     for task, group in _chosen(trial, effort.alone):
         config, examples = entry.config(task, trial.limit), trial.examples(task)
         wanted, macs = entry.judge(config, task, examples), blueprint.count(config).macs

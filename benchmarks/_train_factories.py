@@ -20,13 +20,16 @@ import numpy as np
 import torch
 from _alone import BatchPool
 from _factories import KEPT, Kept, data_of, fresh_scenes, kept_factory, settings_of, use_threads
+from _quality import other_task
 from _record import Ledger, say
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from brickyard.assemble.assembly import Assembly
 from brickyard.assemble.search import search
+from brickyard.core.config import Config
 from brickyard.core.files import write_bytes
+from brickyard.core.space import WORDS
 from brickyard.core.task import Task
 from brickyard.data.examples import Examples, Preprocess
 from brickyard.data.geometry import GeometrySpec, scenes
@@ -124,7 +127,7 @@ def generic(entry: Kept, *, kept: Path) -> Path:
     train_settings = replace(
         settings.train,
         steps=settings.backbone_steps + settings.train.steps,
-        learning_rate=settings.backbone_rate or settings.train.learning_rate,
+        learning_rate=settings.backbone_rate,
     )
     torch.manual_seed(entry.seed)
     network = entry.fresh_network()
@@ -159,15 +162,24 @@ def _one_hot(tasks: Sequence[Task], entry: Kept) -> Callable[[Tensor], Tensor]:
     return encode
 
 
-def control(ledger: Ledger, entry: Kept, kind: str, *, share: float, kept: Path) -> None:
-    """Train another assembler from the same stage 0 and judge it on every two-property task.
+CONTROLS = {
+    "additive": "additive assembler, task-specific bricks",
+    "mlp": "MLP assembler, task-specific bricks",
+    "task-id": "one-hot task-id assembler, task-specific bricks",
+}
+# Rates at which tasks get bricks of their own; the recipe's assembler moves far slower.
+_CONTROL_RATES = {"learning_rate": 8e-4, "assembler_rate": 2e-3}
+
+
+def control(ledger: Ledger, entry: Kept, kind: str, *, steps: int, kept: Path) -> None:
+    """Train an assembler that moves fast, from the same stage 0, and judge it on every two-property task.
 
     Args:
         ledger: Takes the rows.
         entry: The geometry factory it is compared with.
-        kind: `mlp`: the task's words go through a hidden layer; `task-id`: each task has a row of its
-            own, so nothing is known of tasks that were not trained.
-        share: Share of the joint steps of the recipe.
+        kind: `additive`: as in the recipe; `mlp`: the task's words go through a hidden layer; `task-id`: each
+            task has a row of its own, so nothing is known of tasks that were not trained.
+        steps: Steps of the joint training.
         kept: Where checkpoints lie.
 
     Raises:
@@ -187,13 +199,13 @@ def control(ledger: Ledger, entry: Kept, kind: str, *, share: float, kept: Path)
     tasks = (*split.trained, *split.unseen)
     encode: Callable[[Tensor], Tensor] = _one_hot(tasks, entry) if kind == "task-id" else _as_is
     assembler = TorchAssembler(
-        "additive" if kind == "task-id" else "mlp",
+        "mlp" if kind == "mlp" else "additive",
         num_words=len(tasks) if kind == "task-id" else len(vocabulary.words),
         network=network,
         discretiser=settings.discretiser,
         seed=entry.seed,
     )
-    train_settings = replace(settings.train, steps=max(1, round(share * settings.train.steps)))
+    train_settings = replace(settings.train, steps=steps, anneal=0.0, **_CONTROL_RATES)
     work = kept / f"control-{kind}-seed{entry.seed}.training"
     work.mkdir(parents=True, exist_ok=True)
     spec = entry.factory.folder.geometry
@@ -241,35 +253,39 @@ def _judge_control(
 ) -> None:
     blueprint = export_blueprint(network.eval())  # type: ignore[arg-type]
     whole = blueprint.count(blueprint.space.largest()).macs
-    full = settings_of("geometry", entry.seed).train.steps
+    rng = np.random.default_rng(900 + entry.seed)
+    everything = [task for tasks in entry.pairs() for task in tasks]
+
+    def config_of(task: Task, part: float) -> Config:
+        vector = encode(torch.from_numpy(task.vector(entry.vocabulary))[None])[0].numpy()
+
+        def costing(mask: np.ndarray) -> dict[str, float]:
+            config = task_config(blueprint, assembly, task, entry.vocabulary, mask)
+            return {"macs": blueprint.count(config).macs}
+
+        found = search(assembly, vector, costing=costing, limits={"macs": part * whole})[0]
+        return task_config(blueprint, assembly, task, entry.vocabulary, found.mask)
+
     for group, tasks in zip(("known", "unseen"), entry.pairs(), strict=True):
         for task in tasks:
-            vector = encode(torch.from_numpy(task.vector(entry.vocabulary))[None])[0].numpy()
             images, labels = fresh_scenes(entry, task)
             for limit, part in (("25%", 0.25), ("50%", 0.5)):
-
-                def costing(mask: np.ndarray, task: Task = task) -> dict[str, float]:
-                    return {
-                        "macs": blueprint.count(
-                            task_config(blueprint, assembly, task, entry.vocabulary, mask)
-                        ).macs
-                    }
-
-                found = search(assembly, vector, costing=costing, limits={"macs": part * whole})[0]
-                config = task_config(blueprint, assembly, task, entry.vocabulary, found.mask)
-                scores = scores_of(open_session(blueprint.cut(config)), entry.preprocess.apply(images))
-                value = rate(task, entry.vocabulary, scores, labels)[0]
-                more = {
-                    "group": group,
-                    "task": task.text,
-                    "limit": limit,
-                    "seed": entry.seed,
-                    "count": len(labels),
-                }
-                name = {"mlp": "MLP assembler", "task-id": "task-id assembler"}[kind]
-                ledger.add(
-                    "controls", f"{name}, {steps} of {full} joint steps", "balanced accuracy", value, **more
-                )
+                right = config_of(task, part)
+                wrong = config_of(other_task(task, everything, rng), part).replace({WORDS: right[WORDS]})
+                for name, config in (("", right), (": bricks of a wrong task", wrong)):
+                    scores = scores_of(open_session(blueprint.cut(config)), entry.preprocess.apply(images))
+                    ledger.add(
+                        "controls",
+                        CONTROLS[kind] + name,
+                        "balanced accuracy",
+                        rate(task, entry.vocabulary, scores, labels)[0],
+                        group=group,
+                        task=task.text,
+                        limit=limit,
+                        seed=entry.seed,
+                        count=len(labels),
+                        note=f"{steps} joint steps",
+                    )
 
 
 def main() -> None:
@@ -289,10 +305,8 @@ def main() -> None:
     parser.add_argument(
         "--backbone", type=Path, help="only keep this finished checkpoint of stage 0 for the seed"
     )
-    parser.add_argument("--kind", choices=("mlp", "task-id"), help="one of the controls; both by default")
-    parser.add_argument(
-        "--share", type=float, default=0.5, help="share of the recipe's joint steps (controls)"
-    )
+    parser.add_argument("--kind", choices=tuple(CONTROLS), help="one of the controls; all by default")
+    parser.add_argument("--steps", type=int, default=1200, help="joint steps (controls)")
     arguments = parser.parse_args()
     if arguments.data:
         os.environ[_adaptor.VARIABLE] = arguments.data
@@ -316,8 +330,8 @@ def main() -> None:
     if entry is None:
         parser.error(f"there is no geometry factory of seed {arguments.seed}; train it first")
     ledger = Ledger(arguments.results, mode="full", threads=arguments.threads)
-    for kind in [arguments.kind] if arguments.kind else ["mlp", "task-id"]:
-        control(ledger, entry, kind, share=arguments.share, kept=arguments.kept)
+    for kind in [arguments.kind] if arguments.kind else CONTROLS:
+        control(ledger, entry, kind, steps=arguments.steps, kept=arguments.kept)
     say(f"rows appended to {ledger.path}")
 
 

@@ -7,41 +7,17 @@ from brickyard.train.joint import TrainSettings
 
 
 def geometry_settings(seed: int, *, assembler: str = "additive") -> BuildSettings:
-    """Return the recipe for `geometry`: four properties, all pairs of words but a fifth."""
-    return BuildSettings(
-        network="residual_cnn_small",
-        assembler=assembler,
-        backbone_steps=3000,
-        backbone_rate=4e-3,
-        unseen_share=0.2,
-        train=TrainSettings(
-            steps=1200,
-            batch_size=64,
-            learning_rate=8e-4,
-            assembler_rate=5e-4,
-            lowest_limit=0.15,
-            anneal=0.2,
-            seed=seed,
-        ),
-    )
+    """Return the recipe for `geometry`: four properties, all pairs of words but a fifth; the defaults."""
+    return BuildSettings(network="residual_cnn_small", assembler=assembler, train=TrainSettings(seed=seed))
 
 
 def digits_settings(seed: int) -> BuildSettings:
     """Return the recipe for scikit-learn's digits."""
     return BuildSettings(
         network="residual_cnn_digits",
-        backbone_steps=600,
-        backbone_rate=4e-3,
+        backbone_steps=1500,
         augment="shift",
-        train=TrainSettings(
-            steps=600,
-            batch_size=64,
-            learning_rate=5e-4,
-            assembler_rate=2e-4,
-            lowest_limit=0.15,
-            anneal=0.3,
-            seed=seed,
-        ),
+        train=TrainSettings(steps=300, lowest_limit=0.15, seed=seed),
     )
 
 
@@ -49,18 +25,11 @@ def cifar_settings(seed: int, *, backbone_weights: str | None) -> BuildSettings:
     """Return the recipe for CIFAR-10: a ResNet-20 of known weights, or fresh if None."""
     return BuildSettings(
         network="resnet20",
-        backbone_steps=800,
+        backbone_steps=1500,
         backbone_rate=2e-3 if backbone_weights else 4e-3,
         backbone_weights=backbone_weights,
         augment="mirror_and_shift",
         train=TrainSettings(
-            steps=500,
-            batch_size=128,
-            learning_rate=5e-4,
-            assembler_rate=2e-4,
-            lowest_limit=0.2,
-            anneal=0.3,
-            distill=0.5,
-            seed=seed,
+            steps=300, batch_size=128, lowest_limit=0.2, anneal=0.3, distill=0.5, precision="bf16", seed=seed
         ),
     )

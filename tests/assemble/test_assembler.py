@@ -54,7 +54,7 @@ def test_additive_logits_are_sums_of_the_rows_of_the_words_and_a_bias(rng):
             for unit in range(8)
         ]
         for brick in range(BRICKS):
-            bias = sum(hidden[unit] * weights["limit.out.weight"][unit, brick] for unit in range(8))
+            bias = sum(hidden[unit] * weights["limit.out.weight"][unit, brick] for unit in range(8)) / 8
             rows = sum(weights["words"][word, brick] for word in np.flatnonzero(tasks[sample]))
             expected = rows + bias + weights["limit.out.bias"][brick]
             assert logits[sample, brick] == pytest.approx(expected, abs=1e-3)

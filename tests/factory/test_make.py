@@ -134,7 +134,7 @@ def test_a_budget_that_cannot_be_met_leaves_nothing_and_names_the_nearest(factor
 
 
 def test_a_tiny_share_is_infeasible_and_no_crash(factory, tmp_path):
-    with pytest.raises(InfeasibleError, match="macs = .* cannot be met"):
+    with pytest.raises(InfeasibleError, match=r"macs = .* cannot be met"):
         factory.make(task="red", budget={"max_macs": "0.0001%"}, out=tmp_path / "model")
     assert list(tmp_path.iterdir()) == []
 

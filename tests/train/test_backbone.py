@@ -49,15 +49,21 @@ def test_without_boxes_the_whole_picture_is_judged(presence, spots, vocabulary):
     assert records[-1].accuracy > 0.6
 
 
-def test_classes_are_learnt_at_every_size(classes, corners):
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_classes_are_learnt_at_every_size_and_precision(classes, corners, precision):
     network = classes()
-    settings = TrainSettings(steps=60, batch_size=32, learning_rate=1e-2, lowest_limit=0.3)
+    settings = TrainSettings(
+        steps=60, batch_size=32, learning_rate=1e-2, lowest_limit=0.3, precision=precision
+    )
+    seen = set()
+    network.root.stem.conv.register_forward_hook(lambda _layer, _inputs, output: seen.add(output.dtype))
     run = BackboneTraining(
         network, group_sizes=None, batches=corners, settings=settings, nested=nested(network)
     )
     records = list(run.run(record_every=20))
     assert records[-1].accuracy > 0.9
     assert records[-1].loss < 0.5 * records[0].loss
+    assert seen == {torch.float32 if precision == "fp32" else torch.bfloat16}
 
 
 def test_a_run_that_was_stopped_ends_as_one_that_was_not(classes, corners, tmp_path):

@@ -41,9 +41,11 @@ def limit_features(limits: Floats) -> Floats:
     return np.stack(columns, axis=1).astype(np.float32)
 
 
-def _mlp(weights: Weights, name: str, x: Any) -> Any:
-    hidden = (x @ weights[f"{name}.in.weight"] + weights[f"{name}.in.bias"]).clip(min=0)
-    return hidden @ weights[f"{name}.out.weight"] + weights[f"{name}.out.bias"]
+def _limit_bias(weights: Weights, features: Any) -> Any:
+    # The mean over hidden units, not their sum: else a step of training moves it as many times further than
+    # the rows of words as there are units, and it reorders the bricks before the network can follow.
+    hidden = (features @ weights["limit.in.weight"] + weights["limit.in.bias"]).clip(min=0)
+    return hidden @ weights["limit.out.weight"] / hidden.shape[1] + weights["limit.out.bias"]
 
 
 def additive(weights: Weights, tasks: Any, features: Any) -> Any:
@@ -57,7 +59,7 @@ def additive(weights: Weights, tasks: Any, features: Any) -> Any:
     Returns:
         Logits `[batch, bricks]`.
     """
-    return tasks @ weights["words"] + _mlp(weights, "limit", features)
+    return tasks @ weights["words"] + _limit_bias(weights, features)
 
 
 def low_rank(weights: Weights, tasks: Any, features: Any) -> Any:

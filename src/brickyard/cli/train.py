@@ -58,20 +58,19 @@ def train(
     ] = None,
     backbone_steps: Annotated[
         int, typer.Option(metavar="N", help="Steps that train all bricks together first; 0 for none.")
-    ] = 2000,
-    backbone_rate: Annotated[
-        float | None,
-        typer.Option(metavar="X", help="Peak rate of the backbone. Default: that of the network."),
-    ] = None,
+    ] = 4500,
+    backbone_rate: Annotated[float, typer.Option(metavar="X", help="Peak rate of the backbone.")] = 4e-3,
     backbone_weights: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Weights (safetensors) of the network to start from.")
     ] = None,
     steps: Annotated[
         int, typer.Option(metavar="N", help="Steps of the joint training of network and assembler.")
-    ] = 6000,
+    ] = 800,
     batch_size: Annotated[int, typer.Option(metavar="N", help="Pictures per step.")] = 64,
-    learning_rate: Annotated[float, typer.Option(metavar="X", help="Peak rate of the network.")] = 4e-3,
-    assembler_rate: Annotated[float, typer.Option(metavar="X", help="Peak rate of the assembler.")] = 4e-3,
+    learning_rate: Annotated[
+        float, typer.Option(metavar="X", help="Peak rate of the network in joint training.")
+    ] = 3e-4,
+    assembler_rate: Annotated[float, typer.Option(metavar="X", help="Peak rate of the assembler.")] = 3e-5,
     assembler: Annotated[str, typer.Option(metavar="NAME", help="additive, low_rank or mlp.")] = "additive",
     discretiser: Annotated[
         str, typer.Option(metavar="NAME", help="How gates open under a limit.")
@@ -93,7 +92,9 @@ def train(
             help="Share of the pairs of properties that are never trained, to test new combinations.",
         ),
     ] = 0.2,
-    precision: Annotated[Literal["fp32", "bf16"], typer.Option(help="Of the joint training.")] = "fp32",
+    precision: Annotated[
+        Literal["fp32", "bf16"], typer.Option(help="Numbers that training computes with.")
+    ] = "fp32",
     checkpoint_every: Annotated[int, typer.Option(metavar="N", help="Steps between checkpoints.")] = 500,
     seed: Annotated[int, typer.Option(metavar="N", help="Seed of weights, draws and splits.")] = 0,
     threads: Annotated[int, typer.Option(metavar="N", min=1, help="Threads of the processor.")] = 1,

@@ -20,7 +20,7 @@ from brickyard.data._scene import COLORS, SHAPES, SIZES, TEXTURES, Ints, Painter
 from brickyard.data.examples import Examples, Preprocess
 
 _HARD_SHARE = 0.8
-_CHUNK = 256
+_CHUNK = 64  # scenes at a time, few enough for the processor's caches
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -55,7 +55,7 @@ class BuildSettings:
         assembler: Name of an assembler.
         discretiser: Name of a discretiser.
         backbone_steps: Steps of stage 0 (all tasks share nested cores of bricks); 0 for none.
-        backbone_rate: Peak learning rate of stage 0; that of the joint run if None.
+        backbone_rate: Peak learning rate of stage 0.
         backbone_weights: File of weights (safetensors) of the network that stage 0 starts from.
         unseen_share: Share of the pairs of properties that are never trained, to test new combinations.
         augment: Name of an augmentation, or `none`.
@@ -66,8 +66,8 @@ class BuildSettings:
     network: str = "residual_cnn_small"
     assembler: str = "additive"
     discretiser: str = "ceiling"
-    backbone_steps: int = 2000
-    backbone_rate: float | None = None
+    backbone_steps: int = 4500
+    backbone_rate: float = 4e-3
     backbone_weights: str | None = None
     unseen_share: float = 0.2
     augment: str = "none"
@@ -352,8 +352,7 @@ def _train(
         progress(stage, record.step, steps, f"loss {record.loss:.3f}, accuracy {record.accuracy:.3f}")
 
     if settings.backbone_steps:
-        rate = settings.backbone_rate or train.learning_rate
-        stage0 = replace(train, steps=settings.backbone_steps, learning_rate=rate)
+        stage0 = replace(train, steps=settings.backbone_steps, learning_rate=settings.backbone_rate)
         backbone = BackboneTraining(
             network,
             group_sizes=None if split is None else source.vocabulary.sizes,
@@ -375,6 +374,8 @@ def _train(
         seed=train.seed,
     )
     ask = ClassQuestions(num_words) if split is None else PropertyQuestions(source.vocabulary, split.trained)
+    # Stage 0 has annealed the limits already; doing it again would undo what it taught small subnets.
+    joint_settings = replace(train, anneal=0.0) if settings.backbone_steps else train
     joint = JointTraining(
         network,
         assembler,
@@ -382,7 +383,7 @@ def _train(
         costs=costs,
         batches=_batches(source, train),
         ask=ask,
-        settings=train,
+        settings=joint_settings,
         folder=work,
         augment=augment,
         identity=identity,

@@ -29,6 +29,7 @@ from brickyard.train.joint import (
     TrainSettings,
     draw_limits,
     identity_of,
+    mixed_precision,
     object_places,
     one_cycle,
 )
@@ -128,7 +129,7 @@ class BackboneTraining:
         gates: Mapping[str, Tensor] = {}
         if self.nested is not None:
             gates = self.nested(draw_limits(settings, self.step, len(pictures), rng))
-        with self.network.gated(gates):
+        with mixed_precision(settings, self.device), self.network.gated(gates):
             loss, accuracy = self._loss(pictures, batch)
         for group in self.optimizer.param_groups:
             group["lr"] = settings.learning_rate * one_cycle(self.step, settings.steps)
@@ -147,7 +148,7 @@ class BackboneTraining:
         settings = self.settings
         if self.group_sizes is None:
             labels = torch.from_numpy(batch.objects[:, 0, 0].astype(np.int64)).to(self.device)
-            scores = self.network(pictures)
+            scores = self.network(pictures).float()
             loss = F.cross_entropy(scores, labels, label_smoothing=settings.label_smoothing)
             return loss, float((scores.argmax(1) == labels).float().mean())
         return self._words(pictures, batch)

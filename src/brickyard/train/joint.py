@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -43,7 +43,7 @@ class TrainSettings:
         clip: Largest gradient norm.
         lowest_limit: Smallest limit that is trained, share of all MACs.
         anneal: Share of the steps over which the lower end of the limits falls from 1 to `lowest_limit`; 0
-            starts there.
+            starts there. Where there is a stage 0, only that one anneals.
         penalty: Weight of the hinge on the cost, for discretisers that need one.
         places: Weight of the loss at the places of the objects, where boxes are known and the head scores
             places.
@@ -55,10 +55,10 @@ class TrainSettings:
         checkpoint_every: Steps between checkpoints.
     """
 
-    steps: int = 6000
+    steps: int = 800
     batch_size: int = 64
-    learning_rate: float = 4e-3
-    assembler_rate: float = 4e-3
+    learning_rate: float = 3e-4
+    assembler_rate: float = 3e-5
     weight_decay: float = 1e-4
     clip: float = 5.0
     lowest_limit: float = 0.1
@@ -166,6 +166,11 @@ def one_cycle(step: int, steps: int) -> float:
     """Return the factor of the learning rate: linear rise over the first tenth, cosine fall to zero."""
     progress = (step + 0.5) / steps
     return progress / 0.1 if progress < 0.1 else 0.5 * (1 + math.cos(math.pi * (progress - 0.1) / 0.9))
+
+
+def mixed_precision(settings: TrainSettings, device: torch.device) -> AbstractContextManager[Any]:
+    """Return what a forward pass runs inside: autocast for `bf16`, nothing for `fp32`."""
+    return torch.autocast(device.type, torch.bfloat16) if settings.precision == "bf16" else nullcontext()
 
 
 def draw_limits(
@@ -338,12 +343,7 @@ class JointTraining:
         labels = torch.from_numpy(questions.labels).to(self.device)
         limits = torch.from_numpy(draw_limits(settings, self.step, len(labels), rng)).to(self.device)
         self._choose(rng)
-        mixed = (
-            torch.autocast(self.device.type, torch.bfloat16)
-            if settings.precision == "bf16"
-            else nullcontext()
-        )
-        with mixed, score_maps(self.network) as maps:
+        with mixed_precision(settings, self.device), score_maps(self.network) as maps:
             scores, gates, penalty = self._forward(pictures, tasks, limits)
             place_loss = settings.places * _place_loss(maps, batch, questions) if settings.places > 0 else 0.0
             teacher = None
