@@ -14,6 +14,7 @@ from _factories import Kept
 from _record import Ledger, pick, say
 
 from brickyard.core.errors import InfeasibleError
+from brickyard.data.geometry import GeometrySpec, scenes
 from brickyard.devices.profile import DeviceProfile
 
 _WARM, _COLD = 12, 5
@@ -34,6 +35,20 @@ def timing(ledger: Ledger, entry: Kept, *, threads: int) -> None:
         _warm(ledger, entry, profile, folder)
         _search(ledger, entry, profile)
         _cold(ledger, entry, folder, threads)
+    _scenes(ledger)
+
+
+def _scenes(ledger: Ledger, *, count: int = 2048) -> None:
+    for size in (32, 64, 96):
+        spec = GeometrySpec(size=size)
+        scenes(spec, 256, 0)
+        rates = []
+        for seed in range(3):
+            started = time.perf_counter()
+            scenes(spec, count, seed)
+            rates.append(count / (time.perf_counter() - started))
+        method = f"geometry scenes of {size} x {size} pixels"
+        ledger.add("time", method, "pictures per second", float(np.median(rates)), count=count)
 
 
 def _requests(entry: Kept, profile: DeviceProfile, count: int) -> list[tuple[str, dict[str, object]]]:
