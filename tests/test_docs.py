@@ -58,9 +58,10 @@ def test_links_lead_to_files(page: Path):
     assert not missing
 
 
-def test_python_of_the_concepts_runs():
-    for block in blocks(ROOT / "docs" / "concepts.md", "python"):
-        exec(compile(block, "docs/concepts.md", "exec"), {})
+@pytest.mark.parametrize("page", ["concepts.md", "modularize.md"])
+def test_python_of_the_pages_runs(page):
+    for block in blocks(ROOT / "docs" / page, "python"):
+        exec(compile(block, page, "exec"), {})
 
 
 @pytest.mark.skipif("geometry" not in bundled_factories(), reason="no factory is bundled")

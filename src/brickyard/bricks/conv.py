@@ -19,7 +19,7 @@ from brickyard.core.decision import Choice, Decision
 
 
 class ElasticConv2d(Brick):
-    """A convolution whose output and input channels and kernel can be decided; padding is `same`.
+    """A convolution whose output and input channels and kernel can be decided.
 
     Per-sample gates of the input's width multiply the input.
 
@@ -28,6 +28,7 @@ class ElasticConv2d(Brick):
         out_channels: Output channels of the whole network.
         kernel_size: Largest kernel, odd.
         stride: Stride of both axes.
+        padding: Zeros around both axes; half of the active kernel (`same`) if None.
         depthwise: One filter per channel; then `width_in` must be `width_out`.
         bias: Whether there is a bias.
         width_in: What cuts the input channels, if anything does.
@@ -45,6 +46,7 @@ class ElasticConv2d(Brick):
         kernel_size: int,
         *,
         stride: int = 1,
+        padding: int | None = None,
         depthwise: bool = False,
         bias: bool = False,
         width_in: Width | None = None,
@@ -53,8 +55,10 @@ class ElasticConv2d(Brick):
     ) -> None:
         super().__init__()
         assert not depthwise or (in_channels == out_channels and width_in == width_out)
-        assert kernel is None or kernel.largest() == kernel_size
-        self.stride, self.depthwise = stride, depthwise
+        assert kernel is None or (kernel.largest() == kernel_size and padding is None)
+        self.stride, self.depthwise, self.same = (stride, stride), depthwise, padding is None
+        self.kernel_size, self.dilation = (kernel_size, kernel_size), (1, 1)
+        self.padding = (kernel_size // 2,) * 2 if padding is None else (padding, padding)
         self.width_in, self.width_out, self.kernel = width_in, width_out, kernel
         fan = (1 if depthwise else in_channels) * kernel_size**2
         shape = (out_channels, 1 if depthwise else in_channels, kernel_size, kernel_size)
@@ -89,10 +93,18 @@ class ElasticConv2d(Brick):
         if weight.numel() == 0:
             return self._nothing(x, weight, weights["bias"])
         groups = weight.shape[0] if self.depthwise else 1
-        return F.conv2d(x, weight, weights["bias"], self.stride, weight.shape[-1] // 2, groups=groups)
+        return F.conv2d(x, weight, weights["bias"], self.stride, self._pads(weight), groups=groups)
+
+    def _pads(self, weight: Tensor) -> tuple[int, int]:
+        return (weight.shape[-1] // 2,) * 2 if self.same else self.padding
 
     def _nothing(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        height, width = (-(-size // self.stride) for size in x.shape[-2:])
+        height, width = (
+            (size + 2 * pad - kernel) // stride + 1
+            for size, pad, kernel, stride in zip(
+                x.shape[-2:], self._pads(weight), weight.shape[-2:], self.stride, strict=True
+            )
+        )
         y = x.new_zeros(x.shape[0], weight.shape[0], height, width)
         return y if bias is None else y + bias.reshape(1, -1, 1, 1)
 
@@ -102,7 +114,7 @@ class ElasticConv2d(Brick):
         assert weight is not None
         out_channels, in_channels, kernel_size, _ = weight.shape
         groups = max(1, out_channels) if self.depthwise else 1
-        plain = nn.Conv2d(1, 1, kernel_size, self.stride, kernel_size // 2, bias=bias is not None)
+        plain = nn.Conv2d(1, 1, kernel_size, self.stride, self._pads(weight), bias=bias is not None)
         plain.in_channels, plain.out_channels, plain.groups = in_channels * groups, out_channels, groups
         plain.weight = weight
         plain.bias = bias

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import pairwise
 
 import torch
@@ -82,7 +82,7 @@ class ElasticBatchNorm2d(Brick):
         return plain
 
 
-def fold_norms_(root: nn.Module) -> None:
+def fold_norms_(root: nn.Module, pairs: Iterable[tuple[str, str]] = ()) -> None:
     """Fold every batch normalisation that follows a convolution in a sequence into it, in place.
 
     Works on networks of bricks and on plain modules alike; folding and cutting commute, since both act on
@@ -90,23 +90,23 @@ def fold_norms_(root: nn.Module) -> None:
 
     Args:
         root: Module in evaluation mode; changed.
+        pairs: Paths of further convolutions and of the normalisation that alone reads each.
     """
-    for sequence in [module for module in root.modules() if isinstance(module, nn.Sequential)]:
-        names = list(sequence._modules)
-        for first, second in pairwise(names):
-            conv, norm = sequence._modules[first], sequence._modules[second]
-            if isinstance(conv, ElasticConv2d | nn.Conv2d) and isinstance(
-                norm, ElasticBatchNorm2d | nn.BatchNorm2d
-            ):
-                assert norm.running_mean is not None
-                assert norm.running_var is not None
-                conv.weight, conv.bias = fuse_conv_bn_weights(
-                    conv.weight,
-                    conv.bias,
-                    norm.running_mean,
-                    norm.running_var,
-                    norm.eps,
-                    norm.weight,
-                    norm.bias,
-                )
-                sequence._modules[second] = nn.Identity()
+    found = [(root.get_submodule(conv), norm) for conv, norm in pairs]
+    for path, sequence in root.named_modules():
+        if isinstance(sequence, nn.Sequential):
+            prefix = f"{path}." if path else ""
+            found += [
+                (sequence._modules[first], prefix + second) for first, second in pairwise(sequence._modules)
+            ]
+    for conv, path in found:
+        norm = root.get_submodule(path)
+        if isinstance(conv, ElasticConv2d | nn.Conv2d) and isinstance(
+            norm, ElasticBatchNorm2d | nn.BatchNorm2d
+        ):
+            assert norm.running_mean is not None
+            assert norm.running_var is not None
+            conv.weight, conv.bias = fuse_conv_bn_weights(
+                conv.weight, conv.bias, norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias
+            )
+            root.set_submodule(path, nn.Identity())

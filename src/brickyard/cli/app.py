@@ -16,7 +16,7 @@ from typer.main import get_command
 from brickyard.cli.talk import complain
 from brickyard.core.errors import BrickyardError
 
-COMMANDS = ("make", "evaluate", "train", "profile", "factories", "report")
+COMMANDS = ("make", "evaluate", "train", "modularize", "profile", "factories", "report")
 """The commands in the order of the help; each stands in the file of its name, as the function of its name."""
 
 _USAGE_EXIT = 1

@@ -40,7 +40,7 @@ def describe(folder: FactoryFolder) -> dict[str, Any]:
     return {
         "name": folder.name,
         "path": str(folder.path),
-        "network": folder.network["builder"],
+        "network": folder.network["builder"] or "own network",
         "kind": folder.vocabulary.kind,
         "words": {group: list(words) for group, words in folder.vocabulary.groups.items()},
         "input": list(folder.preprocess.shape),

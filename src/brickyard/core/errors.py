@@ -83,6 +83,10 @@ class TrainError(BrickyardError):
     """A training run cannot be started or resumed as asked."""
 
 
+class ModularizeError(BrickyardError):
+    """A dense network cannot be turned into a modular one."""
+
+
 class MissingExtraError(BrickyardError, ImportError):
     """A library of an optional extra is not installed.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -26,6 +26,8 @@ class Network(nn.Module):
         builder: Name of the registered builder that made `root`, if one did.
         arguments: Arguments of that builder, as JSON values.
         input_shape: Shape `[channels, height, width]` (or any shape without the batch) of one input.
+        norm_pairs: Paths in `root` of convolutions and of the batch normalisation that alone reads each, so
+            that it can be folded; those that stand in a sequence are found without.
 
     Example:
         >>> network = build("residual_cnn_pico")
@@ -40,9 +42,11 @@ class Network(nn.Module):
         input_shape: tuple[int, ...],
         builder: str = "",
         arguments: Mapping[str, Any] | None = None,
+        norm_pairs: Iterable[tuple[str, str]] = (),
     ) -> None:
         super().__init__()
         self.root = root
+        self.norm_pairs = tuple(norm_pairs)
         self.builder = builder
         self.arguments = dict(arguments or {})
         self.input_shape = tuple(input_shape)

@@ -16,12 +16,13 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import onnx
 
 from brickyard.core.cut import Cut
 from brickyard.core.decision import Subset
 from brickyard.core.space import Space
 from brickyard.export.cutter import Cutter, to_proto
-from brickyard.export.topology import Guard
+from brickyard.export.topology import Guard, Topology
 
 Integers = npt.NDArray[np.int64]
 
@@ -128,9 +129,10 @@ class Counter:
         )
         positions = dict.fromkeys(names, 0)
         for node in nodes:
-            if node.op_type in _MULTIPLIES and node.input[1] in positions:
+            weight = _weight_of(node, topology)
+            if weight in positions:
                 shape = activations[node.output[0]].shape
-                positions[node.input[1]] += int(np.prod(shape[2:] if node.op_type == "Conv" else shape[:-1]))
+                positions[weight] += int(np.prod(shape[2:] if node.op_type == "Conv" else shape[:-1]))
         self._positions = np.array([positions[name] for name in names], dtype=np.int64)
 
         left = [(leftover.value.shape, ()) for leftover in cutter.leftovers]
@@ -237,6 +239,17 @@ class Counter:
         whole = self.count(lengths).macs
         lengths[self._slots[decision]] -= 1
         return np.full(subset.count, float(whole - self.count(lengths).macs))
+
+
+def _weight_of(node: onnx.NodeProto, topology: Topology) -> str:
+    """Return the initializer that a node multiplies by, which may be transposed on the way; empty if none."""
+    if node.op_type not in _MULTIPLIES:
+        return ""
+    name = str(node.input[1])
+    maker = topology.producer.get(name)
+    if maker is not None and topology.nodes[maker].op_type == "Transpose":
+        name = str(topology.nodes[maker].input[0])
+    return name
 
 
 def _entry(size: int) -> int:

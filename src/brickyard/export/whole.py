@@ -33,6 +33,7 @@ from brickyard.core.network import Network
 from brickyard.core.plain import Constant
 from brickyard.core.space import Space
 from brickyard.export.blueprint import Blueprint
+from brickyard.export.constants import fold_constants_
 from brickyard.export.parts import Activation, Leftover, Stage
 
 OPSET = 18
@@ -67,6 +68,8 @@ def export_plain(
     buffer = io.BytesIO()
     with warnings.catch_warnings(), torch.no_grad():
         warnings.filterwarnings("ignore", category=DeprecationWarning)  # of this exporter, about itself
+        warnings.filterwarnings("ignore", category=torch.jit._trace.TracerWarning)  # shapes are static here
+        warnings.filterwarnings("ignore", message="Constant folding")
         torch.onnx.export(
             shadow,
             (torch.zeros(1, *input_shape),),
@@ -78,6 +81,7 @@ def export_plain(
             output_names=["scores"],
         )
     model = onnx.load_model_from_string(buffer.getvalue())
+    fold_constants_(model)
     odd = {tensor.name for tensor in model.graph.initializer} ^ set(values)
     if odd or len(model.graph.input) != 1 or len(model.graph.output) != 1:
         raise ExportError(
@@ -146,7 +150,7 @@ def export_blueprint(network: Network, *, samples: int = 8, seed: int = 0) -> Bl
             "of them and build the network of it"
         )
     folded = copy.deepcopy(network).cpu().eval()
-    fold_norms_(folded.root)
+    fold_norms_(folded.root, network.norm_pairs)
     largest = folded.space.largest()
     graph = export_plain(folded.extract(largest), network.input_shape)
     names = {tensor.name for tensor in graph.graph.initializer}
@@ -185,7 +189,11 @@ def _check_groups(blueprint: Blueprint) -> None:
     cutter = blueprint.cutter
     for node in cutter.topology.nodes:
         groups = next((attribute.i for attribute in node.attribute if attribute.name == "group"), 1)
-        if groups != 1 and groups != cutter.weights[node.input[1]].shape[0]:
+        if (
+            groups != 1
+            and groups != cutter.weights[node.input[1]].shape[0]
+            and cutter.cuts.get(node.input[1])
+        ):
             raise ExportError(
                 f"{node.name} has {groups} groups; only plain and depthwise convolutions can be cut"
             )

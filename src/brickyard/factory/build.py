@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import json
 import platform
 from collections.abc import Callable, Mapping
@@ -25,7 +26,7 @@ from brickyard.assemble.discretise import DISCRETISERS, penalty
 from brickyard.core.errors import ArtifactError, TrainError
 from brickyard.core.files import new_folder, write_bytes, write_json, write_manifest
 from brickyard.core.network import Network
-from brickyard.core.space import block_subsets
+from brickyard.core.space import CLASSES, block_subsets
 from brickyard.data.examples import Examples
 from brickyard.data.geometry import scenes
 from brickyard.data.source import DataSource
@@ -213,7 +214,13 @@ def _batches(source: DataSource, settings: TrainSettings) -> Callable[[int, np.r
 
 
 def train_factory(
-    source: DataSource, settings: BuildSettings, *, out: Path, progress: Progress, name: str | None = None
+    source: DataSource,
+    settings: BuildSettings,
+    *,
+    out: Path,
+    progress: Progress,
+    name: str | None = None,
+    network: Network | None = None,
 ) -> Path:
     """Train a network and its assembler on data and write the factory folder.
 
@@ -226,6 +233,8 @@ def train_factory(
         out: Folder of the factory; must not exist.
         progress: Called while training.
         name: Name of the factory; that of the folder if None.
+        network: Network of the user's own, such as `brickyard.modularize` makes, trained in place from the
+            weights it has; a registered one, by the name in the settings, if None.
 
     Returns:
         `out`.
@@ -240,7 +249,7 @@ def train_factory(
         raise ArtifactError(f"{out} already exists; choose another folder or remove it first")
     work = out.absolute().with_name(out.name + ".training")
     work.mkdir(parents=True, exist_ok=True)
-    network = _network(source, settings)
+    network = _network(source, settings) if network is None else _own_network(network, source)
     costs, fixed_cost = brick_costs(export_blueprint(network.eval()))
     if settings.train.lowest_limit <= fixed_cost:
         raise TrainError(
@@ -319,6 +328,24 @@ def _network(source: DataSource, settings: BuildSettings) -> Network:
     return network.to(memory_format=torch.channels_last)  # type: ignore[no-any-return, call-overload]
 
 
+def _own_network(network: Network, source: DataSource) -> Network:
+    """Check that a network of the user's own takes the data's pictures and scores their classes."""
+    if network.input_shape != source.preprocess.shape:
+        raise TrainError(
+            f"the network takes pictures of shape {network.input_shape}, the data have "
+            f"{source.preprocess.shape}; load the data with the network's size"
+        )
+    words = len(source.vocabulary.words)
+    scored = network.space[CLASSES].width if CLASSES in network.space else None
+    if source.vocabulary.kind != "classes" or scored != words:
+        raise TrainError(
+            f"the data have {words} {source.vocabulary.kind}, the network "
+            + ("scores no classes" if scored is None else f"scores {scored} classes")
+            + "; a network of your own needs one output for each class, in the order of the data"
+        )
+    return network
+
+
 @dataclass
 class _Log:
     assembler: TorchAssembler
@@ -341,6 +368,7 @@ def _train(
     identity = {
         "data": dict(source.spec),
         **{key: value for key, value in asdict(settings).items() if key not in ("train", "threads")},
+        "space": hashlib.sha256(json.dumps(network.space.to_json()).encode()).hexdigest(),
     }
     log_file = work / "log.jsonl"
     rows = [json.loads(line) for line in log_file.read_text().splitlines()] if log_file.is_file() else []
@@ -418,7 +446,7 @@ def _write(
             "format_version": FORMAT_VERSION,
             "builder": network.builder,
             "arguments": network.arguments,
-            "space": network.space.to_json(),
+            "space": hashlib.sha256(json.dumps(network.space.to_json()).encode()).hexdigest(),
             "provenance": {**provenance, "machine": platform.processor() or platform.machine()},
         },
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from safetensors.torch import load_file
 from torch import nn
@@ -27,17 +28,18 @@ def load_network(folder: Path) -> Network:
     Raises:
         ArtifactError: The weights do not fit the network.
     """
-    record = read_json(folder / "network.json")
-    network = build(record["builder"], **record["arguments"])
+    network = _build(read_json(folder / "network.json"), folder)
     _load(network.root, folder / "model.safetensors")
     return network.eval()
 
 
-def load_model(folder: str | Path) -> nn.Module:
+def load_model(folder: str | Path, *, network: Network | None = None) -> nn.Module:
     """Load the plain torch twin of a made model.
 
     Args:
         folder: The model folder; its hashes are verified.
+        network: The factory's network, changed here, where it is the user's own and not a registered one;
+            `brickyard.modularize` makes it again. Its weights do not matter.
 
     Returns:
         A module without bricks, in evaluation mode, that computes what `model.onnx` computes.
@@ -48,11 +50,20 @@ def load_model(folder: str | Path) -> nn.Module:
     path = Path(folder)
     read_manifest(path, format_version=FORMAT_VERSION, kind="model")
     record = read_json(path / "config.json")
-    network = build(record["builder"], **record["arguments"]).eval()
-    fold_norms_(network.root)
+    network = (network or _build(record, path)).eval()
+    fold_norms_(network.root, network.norm_pairs)
     twin = network.extract(record["config"])
     _load(twin, path / "model.safetensors")
     return twin.eval()
+
+
+def _build(record: dict[str, Any], folder: Path) -> Network:
+    if not record["builder"]:
+        raise ArtifactError(
+            f"the network behind {folder} is no registered one; its code is not in the folder. Make it again "
+            "with brickyard.modularize and hand it in as `network`; model.onnx needs none of this"
+        )
+    return build(record["builder"], **record["arguments"])
 
 
 def _load(module: nn.Module, weights: Path) -> None:

@@ -1,0 +1,196 @@
+"""Dense CNNs become modular: equal with everything on, cut exactly, and what cannot be split is named."""
+
+import builtins
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from brickyard.core.errors import MissingExtraError, ModularizeError
+from brickyard.export.whole import export_blueprint
+from brickyard.modularize import modularize_cnn
+from brickyard.testing import check_network
+
+SHAPE = (3, 16, 16)
+
+
+class Block(nn.Module):
+    """A residual block as user code writes it: attributes, functions between them, no sequences."""
+
+    def __init__(self, channels: int, inner: int, *, groups: int = 1):
+        super().__init__()
+        self.conv1 = nn.Conv2d(channels, inner, 3, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(inner)
+        self.conv2 = nn.Conv2d(inner, channels, 3, padding=1, groups=groups, bias=False)
+        self.bn2 = nn.BatchNorm2d(channels)
+
+    def forward(self, x):
+        return F.relu(x + self.bn2(self.conv2(F.relu(self.bn1(self.conv1(x))))))
+
+
+class Net(nn.Module):
+    def __init__(self, *blocks: nn.Module, channels: int = 8, classes: int = 5):
+        super().__init__()
+        self.stem = nn.Conv2d(3, channels, 3, stride=2, padding=1)
+        self.blocks = nn.ModuleList(blocks)
+        self.fc = nn.Linear(channels, classes)
+
+    def forward(self, x):
+        x = F.relu(self.stem(x))
+        for block in self.blocks:
+            x = block(x)
+        return self.fc(F.adaptive_avg_pool2d(x, 1).flatten(1))
+
+
+def trained(net: nn.Module) -> nn.Module:
+    """Give weights and normalisation statistics that are not those of a fresh network."""
+    torch.manual_seed(3)
+    for parameter in net.parameters():
+        parameter.data += 0.2 * torch.randn_like(parameter)
+    net.train()
+    with torch.no_grad():
+        for _ in range(3):
+            net(torch.randn(8, *SHAPE) + 0.5)
+    return net.eval()
+
+
+@pytest.fixture
+def net():
+    return trained(Net(Block(8, 12), Block(8, 10)))
+
+
+def test_groups_inside_blocks_become_bricks_and_weights_stay(net):
+    before = {name: value.clone() for name, value in net.state_dict().items()}
+    made = modularize_cnn(net, input_shape=SHAPE)
+    assert [(part.decision, part.groups, part.group_channels) for part in made.split] == [
+        ("blocks.0.conv1", 3, 4),
+        ("blocks.1.conv1", 5, 2),  # 10 channels: 2 is the largest divisor up to 4
+    ]
+    assert set(made.split[0].layers) >= {"blocks.0.conv1", "blocks.0.bn1", "blocks.0.conv2"}
+    picture = torch.randn(4, *SHAPE)
+    with torch.no_grad():
+        assert torch.allclose(made.network(picture), net(picture), atol=1e-5)
+    assert all(torch.equal(before[name], value) for name, value in net.state_dict().items())
+    kept = made.network.root.state_dict()
+    assert all(torch.equal(before[name], kept[name]) for name in before if name in kept)
+    assert set(before) - set(kept) == {f"blocks.{block}.bn1.num_batches_tracked" for block in (0, 1)}
+
+
+def test_the_residual_stream_stays_whole_with_its_reason(net):
+    made = modularize_cnn(net, input_shape=SHAPE)
+    [stream] = made.whole
+    assert set(stream.layers) == {"stem", "blocks.0.conv2", "blocks.1.conv2"}
+    assert stream.channels == 8
+    assert "3 layers make the same channels" in stream.reason
+
+
+def test_the_whole_contract_is_kept(net):
+    check_network(modularize_cnn(net, input_shape=SHAPE).network, samples=4)
+
+
+def test_normalisation_outside_of_sequences_is_folded(net):
+    made = modularize_cnn(net, input_shape=SHAPE)
+    assert set(made.network.norm_pairs) == {
+        (f"blocks.{block}.conv{place}", f"blocks.{block}.bn{place}") for block in (0, 1) for place in (1, 2)
+    }
+    blueprint = export_blueprint(made.network)
+    assert not any(node.op_type == "BatchNormalization" for node in blueprint.graph.graph.node)
+    assert blueprint.parity_error < 1e-5
+
+
+def test_grouped_convolutions_stay_whole(net):
+    made = modularize_cnn(trained(Net(Block(8, 12), Block(8, 8, groups=2))), input_shape=SHAPE)
+    assert [part.decision for part in made.split] == ["blocks.0.conv1"]
+    assert ("blocks.1.conv1",) in [part.layers for part in made.whole]
+    assert any("blocks.1.conv2 has 2 groups" in part.reason for part in made.whole)
+    check_network(made.network, samples=2)
+
+
+def test_what_works_across_channels_stays_whole():
+    class Normed(Block):
+        def __init__(self):
+            super().__init__(8, 12)
+            self.bn1 = nn.GroupNorm(3, 12)
+
+    made = modularize_cnn(trained(Net(Block(8, 12), Normed())), input_shape=SHAPE)
+    assert [part.decision for part in made.split] == ["blocks.0.conv1"]
+    assert any("blocks.1.bn1 (GroupNorm)" in part.reason for part in made.whole)
+
+
+def test_a_function_across_channels_is_found_by_computing():
+    class Softmaxed(Block):
+        def forward(self, x):
+            return F.relu(x + self.bn2(self.conv2(self.bn1(self.conv1(x)).softmax(1))))
+
+    with pytest.raises(ModularizeError, match=r"'blocks\.0\.conv1' compute something else when they are cut"):
+        modularize_cnn(trained(Net(Softmaxed(8, 12))), input_shape=SHAPE)
+
+
+def test_nothing_to_split_is_refused_with_the_reasons():
+    with pytest.raises(ModularizeError, match=r"nothing .* can be split .*stem.*layers make"):
+        modularize_cnn(trained(Net(Block(8, 8, groups=2), Block(8, 8, groups=4))), input_shape=SHAPE)
+
+
+def test_outputs_that_are_no_tensor_are_refused():
+    class Record(Net):
+        def forward(self, x):
+            return {"scores": super().forward(x)}
+
+    with pytest.raises(ModularizeError, match="gives a dict; wrap it"):
+        modularize_cnn(Record(Block(8, 12)), input_shape=SHAPE)
+
+
+def test_pictures_that_do_not_fit_are_refused(net):
+    with pytest.raises(ModularizeError, match=r"does not run on an input of shape \[1, 1, 16, 16\]"):
+        modularize_cnn(net, input_shape=(1, 16, 16))
+
+
+def test_group_channels_out_of_range_are_refused(net):
+    with pytest.raises(ModularizeError, match="group_channels = 0 is not allowed"):
+        modularize_cnn(net, input_shape=SHAPE, group_channels=0)
+
+
+def test_without_the_library_the_command_to_install_it_is_named(net, monkeypatch):
+    real = builtins.__import__
+
+    def absent(name, *arguments, **named):
+        if name == "torch_pruning":
+            raise ImportError(name)
+        return real(name, *arguments, **named)
+
+    monkeypatch.setattr(builtins, "__import__", absent)
+    with pytest.raises(MissingExtraError, match=r"pip install 'brickyard\[modularize\]'"):
+        modularize_cnn(net, input_shape=SHAPE)
+
+
+def test_the_original_on_another_mode_is_left_in_it(net):
+    modularize_cnn(net.train(), input_shape=SHAPE)
+    assert net.training
+
+
+FAMILIES = {
+    "ResNetConfig": {"hidden_sizes": [16, 32], "depths": [1, 2], "layer_type": "basic", "embedding_size": 16},
+    "MobileNetV2Config": {"depth_multiplier": 0.35, "min_depth": 8, "image_size": 32},
+    "ConvNextConfig": {"hidden_sizes": [16, 32], "depths": [1, 2], "num_stages": 2, "image_size": 32},
+    "RegNetConfig": {"embedding_size": 16, "hidden_sizes": [16, 32], "depths": [1, 1], "groups_width": 8},
+}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_classifiers_of_transformers_are_split_and_cut(family):
+    transformers = pytest.importorskip("transformers")
+    from brickyard.modularize.source import Scores
+
+    torch.manual_seed(0)
+    config = getattr(transformers, family)(**FAMILIES[family], num_labels=4)
+    module = Scores(transformers.AutoModelForImageClassification.from_config(config)).eval()
+    made = modularize_cnn(module, input_shape=(3, 32, 32))
+    assert made.error <= 1e-5
+    largest, smallest = made.network.space.largest(), made.network.space.smallest()
+    blueprint = export_blueprint(made.network, samples=2)
+    assert 0 < blueprint.count(smallest).macs < blueprint.count(largest).macs
+    if (
+        family != "MobileNetV2Config"
+    ):  # 26 decisions: the export has checked it, the whole contract takes long
+        check_network(made.network, samples=2)
