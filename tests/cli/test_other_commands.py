@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import zipfile
 
 from brickyard import __version__
 
@@ -18,6 +19,21 @@ def test_profile_is_written_and_used(run, pico, tmp_path):
     assert made.exit_code == 0, made.output
     assert json.loads(made.stdout)["device"] == "board"
     again = run("profile", pico, "--out", file)
+    assert again.exit_code == 1
+    assert "already exists" in again.stderr
+
+
+def test_a_kit_is_written_instead_of_a_profile(run, pico, tmp_path):
+    file = tmp_path / "kits" / "kit.zip"
+    done = run("profile", pico, "--kit", file)
+    assert done.exit_code == 0, done.output
+    assert "python kit/measure.py" in done.stdout
+    assert zipfile.is_zipfile(file)
+    for more in ([], ["--kit", tmp_path / "a.zip", "--out", tmp_path / "b.json"]):
+        odd = run("profile", pico, *more)
+        assert odd.exit_code == 1
+        assert "give one of --out and --kit" in odd.stderr
+    again = run("profile", pico, "--kit", file)
     assert again.exit_code == 1
     assert "already exists" in again.stderr
 

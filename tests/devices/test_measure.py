@@ -80,3 +80,27 @@ def test_passes_end_after_a_time(monkeypatch):
     monkeypatch.setattr(measure, "run_times", lambda session, inputs, runs: [1.0 / next(jitter)] * runs)
     (times,) = measure.round_robin([0], passes=3, most_passes=9, agree=0.0, most_seconds=0.0)
     assert len(times) == 3
+
+
+def test_earlier_passes_count_and_all_are_kept(monkeypatch):
+    monkeypatch.setattr(measure, "random_inputs", lambda session: None)
+    monkeypatch.setattr(measure, "run_times", lambda session, inputs, runs: [1.0] * runs)
+    kept = []
+    earlier = [[[2.0, 2.0, 2.0]]] * 2
+    times = measure.round_robin(
+        [0, 1],
+        passes=3,
+        most_passes=9,
+        agree=10.0,
+        earlier=earlier,
+        keep=lambda rows: kept.append(len(rows[0])),
+    )
+    assert [bursts.tolist() for bursts in times] == [[[2.0] * 3, [1.0] * 3, [1.0] * 3]] * 2
+    assert kept == [2, 3]
+    assert earlier == [[[2.0, 2.0, 2.0]]] * 2
+
+
+def test_slowdown_compares_the_last_third_with_the_first():
+    bursts = np.array([[1.0], [1.0], [5.0], [5.0], [1.5], [1.5]])
+    assert measure.slowdown([bursts, 2 * bursts]) == pytest.approx(0.5)
+    assert measure.clock_step_ns() >= 1

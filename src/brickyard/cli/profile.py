@@ -19,7 +19,17 @@ def profile(
         ),
     ],
     *,
-    out: Annotated[Path, typer.Option(metavar="DEVICE.json", help="File to write; must not exist.")],
+    out: Annotated[
+        Path | None, typer.Option(metavar="DEVICE.json", help="File to write; must not exist.")
+    ] = None,
+    kit: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="KIT.zip",
+            help="Instead of measuring this machine, write what measures another one, where only Python, "
+            "numpy and onnxruntime are needed.",
+        ),
+    ] = None,
     threads: Annotated[
         int, typer.Option(metavar="N", min=1, help="Threads of the runtime; part of the device.")
     ] = 1,
@@ -33,13 +43,25 @@ def profile(
     """Measure this machine, so that latency can be limited.
 
     The profile fits this factory alone. Take the file wherever models for this machine are made:
-    `brickyard make --device DEVICE.json`. Nothing else should run meanwhile.
+    `brickyard make --device DEVICE.json`. Nothing else should run meanwhile. A machine without brickyard is
+    measured by a kit: --kit writes it, and what it measures there is a DEVICE.json too.
     """
     from brickyard.factory.factory import Factory
 
-    if out.exists():
-        raise ArtifactError(f"{out} already exists; choose another file or remove it first")
+    if (out is None) == (kit is None):
+        raise typer.BadParameter("give one of --out and --kit", param_hint="--out")
+    target = out or kit
+    assert target is not None
+    if target.exists():
+        raise ArtifactError(f"{target} already exists; choose another file or remove it first")
     loaded = Factory.load(factory)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if kit is not None:
+        from brickyard.devices.kit import write_kit
+
+        count = write_kit(loaded.folder.blueprint, kit, seed=seed, name=loaded.folder.name)
+        typer.echo(f"kit        {kit}: {count} models. There: unzip, then python kit/measure.py")
+        return
     with Meter() as meter:
         measured = loaded.profile(
             threads=threads,
@@ -47,8 +69,7 @@ def profile(
             name=name,
             progress=lambda done, total, text: meter("profile", done, total, text),
         )
-    out.parent.mkdir(parents=True, exist_ok=True)
-    measured.save(out)
+    measured.save(target)
     typer.echo(f"{measured.name}: threads {measured.threads}, {measured.processor}, {measured.runtime}")
     typer.echo(f"  error      {measured.held_out_mape:.1%} on {measured.held_out} subnets that were held out")
-    typer.echo(f"  profile    {out}")
+    typer.echo(f"  profile    {target}")

@@ -9,6 +9,7 @@ which is its default.
 from __future__ import annotations
 
 import platform
+import re
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -105,6 +106,8 @@ def round_robin(
     least_runs: int = 10,
     most_runs: int = 40,
     report: Callable[[int, int], None] = lambda done, most: None,
+    earlier: Sequence[Sequence[Sequence[float]]] | None = None,
+    keep: Callable[[list[list[list[float]]]], None] = lambda times: None,
 ) -> list[Floats]:
     """Time sessions in turns, so that a drift of the machine hits all of them alike.
 
@@ -121,6 +124,9 @@ def round_robin(
         least_runs: Fewest runs of a burst.
         most_runs: Most runs of a burst.
         report: Called with the passes that are done and their largest number.
+        earlier: Bursts of each session from a measurement that was stopped, as `keep` got them; they count as
+            passes that are done.
+        keep: Called after each pass with all bursts `[sessions][passes][runs]`.
 
     Returns:
         For each session milliseconds `[passes, runs]`; the number of runs differs between sessions.
@@ -128,12 +134,14 @@ def round_robin(
     inputs = [random_inputs(session) for session in sessions]
     once = [min(run_times(*pair, 4)) for pair in zip(sessions, inputs, strict=True)]
     runs = [int(min(most_runs, max(least_runs, seconds * 1e3 / max(ms, 1e-3)))) for ms in once]
-    times: list[list[list[float]]] = [[] for _ in sessions]
+    times = [[list(burst) for burst in bursts] for bursts in earlier or [()] * len(sessions)]
+    runs = [len(bursts[0]) if bursts else count for bursts, count in zip(times, runs, strict=True)]
     started = time.perf_counter()
-    for number in range(most_passes):
+    for number in range(len(times[0]), most_passes):
         report(number, most_passes)
         for place, (session, given) in enumerate(zip(sessions, inputs, strict=True)):
             times[place].append(run_times(session, given, runs[place] + 2)[2:])
+        keep(times)
         if number + 1 < passes:
             continue
         late = time.perf_counter() - started > most_seconds
@@ -150,6 +158,32 @@ def quiet(times: Floats, percentile: float = 20) -> float:
 def disagreement(times: Sequence[Floats]) -> float:
     """Return how far `quiet` of even and odd bursts are apart: the noise, relative, a mean."""
     return float(np.mean([abs(quiet(bursts[::2]) / quiet(bursts[1::2]) - 1) for bursts in times]))
+
+
+def slowdown(times: Sequence[Floats]) -> float:
+    """Return how much slower the last third of the bursts is than the first: throttling, or other work.
+
+    Args:
+        times: Bursts of each session, `[passes, runs]`, at least 3 passes.
+
+    Returns:
+        A share, a median over sessions; below 0 where the machine became faster.
+    """
+    part = len(times[0]) // 3
+    medians = [np.median(bursts, axis=1) for bursts in times]
+    return float(np.median([np.median(row[-part:]) / np.median(row[:part]) - 1 for row in medians]))
+
+
+def clock_step_ns() -> int:
+    """Return the smallest step of the clock that was seen, nanoseconds."""
+    clock = time.perf_counter_ns
+    steps = []
+    for _ in range(2000):
+        started = now = clock()
+        while now == started:
+            now = clock()
+        steps.append(now - started)
+    return min(steps)
 
 
 def measure_session(
@@ -201,6 +235,12 @@ def measure_file(path: Path, *, threads: int = 1, seconds: float = 0.5) -> Measu
 def runtime_name() -> str:
     """Return the runtime and its version."""
     return f"onnxruntime {onnxruntime.__version__}"
+
+
+def this_device_name(threads: int) -> str:
+    """Name this machine with a number of threads, in letters that suit a file name."""
+    words = re.sub(r"[^a-z0-9]+", "-", processor_name().lower()).strip("-")
+    return f"{words or platform.machine()}-ort{onnxruntime.__version__}-fp32-{threads}t"
 
 
 def processor_name() -> str:

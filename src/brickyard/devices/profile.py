@@ -7,20 +7,16 @@ error.
 
 from __future__ import annotations
 
-import platform
 import random
-import re
 from collections.abc import Callable, Iterator, Mapping
-from datetime import UTC, datetime
 from functools import cached_property
-from itertools import islice, product
+from itertools import product
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
 import onnx
-import onnxruntime
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from brickyard.core.config import Config
@@ -28,15 +24,8 @@ from brickyard.core.decision import Choice, Subset
 from brickyard.core.errors import DeviceError
 from brickyard.core.files import write_bytes
 from brickyard.core.space import Space
-from brickyard.devices.fit import fit
-from brickyard.devices.measure import (
-    disagreement,
-    open_session,
-    processor_name,
-    quiet,
-    round_robin,
-    runtime_name,
-)
+from brickyard.devices.measure import open_session, round_robin
+from brickyard.devices.record import profile_record
 
 Progress = Callable[[int, int, str], None]
 Floats = npt.NDArray[np.float64]
@@ -99,13 +88,6 @@ class BlockTimes(BaseModel):
     factor: float = 1.0
     offset_ms: float = 0.0
 
-    def alone(self, config: Mapping[str, Any], name: str) -> float:
-        """Return the time of the block alone, interpolated between the counts that were timed."""
-        if self.depth is not None and config[self.depth[0]] <= self.depth[1]:
-            return 0.0
-        row = 0 if self.kernel is None else self.kernels.index(config[self.kernel])
-        return float(np.interp(len(config[name]), self.counts, self.ms_p20[row]))
-
     def inside(self, kernel: int = 0) -> list[float]:
         """Return what the block adds inside a network, milliseconds, for 0, 1, ... bricks.
 
@@ -139,6 +121,8 @@ class DeviceProfile(BaseModel):
         held_out_mape: Mean absolute error on held-out subnets, share of the measured time.
         held_out_worst: Largest of these errors.
         noise: How far two halves of the runs on whole subnets are apart, relative, a mean.
+        slowdown: How much slower the machine was at the end of the measurement than at its start, a share.
+        clock_step_ns: Smallest step of the machine's clock.
         affine_mape: Mean absolute error with common coefficients.
         fitted: Subnets that the correction was fitted on.
         held_out: Subnets that the error was measured on.
@@ -164,6 +148,8 @@ class DeviceProfile(BaseModel):
     held_out_mape: float
     held_out_worst: float
     noise: float
+    slowdown: float = 0.0
+    clock_step_ns: int = 1
     affine_mape: float
     fitted: int
     held_out: int
@@ -213,12 +199,6 @@ class DeviceProfile(BaseModel):
             ) from None
 
 
-def this_device_name(threads: int) -> str:
-    """Name this machine with a number of threads, in letters that suit a file name."""
-    words = re.sub(r"[^a-z0-9]+", "-", processor_name().lower()).strip("-")
-    return f"{words or platform.machine()}-ort{onnxruntime.__version__}-fp32-{threads}t"
-
-
 def profile(
     network: Cuttable, *, threads: int, seed: int, name: str | None = None, progress: Progress | None = None
 ) -> DeviceProfile:
@@ -240,10 +220,8 @@ def profile(
     if threads < 1:
         raise DeviceError(f"threads = {threads} is not allowed; allowed: 1 or more")
     report = progress or (lambda done, total, text: None)
-    grids = {block: _grid(network, block) for block in network.blocks}
-    configs = _subnets(network, _FIT + _HELD_OUT, seed=seed)
-    models = [model for block in network.blocks for model in _alone(network, block, grids[block])]
-    models += [network.cut(config) for config in configs]
+    plan = plan_of(network, seed=seed)
+    models = list(models_of(network, plan))
     sessions = []
     for number, model in enumerate(models):
         report(number, 2 * len(models), "opening blocks and subnets")
@@ -255,44 +233,50 @@ def profile(
             len(models) + len(models) * done // most, 2 * len(models), "timing until halves agree"
         ),
     )
-    parts = iter(bursts)
-    tables = {block: _table(network, block, grid, parts) for block, grid in grids.items()}
-    bursts = list(parts)
-    low = np.array([quiet(rows, 20) for rows in bursts])
-    ratio = float(np.median([quiet(rows, 50) for rows in bursts] / low))
-    times = low * ratio
-    alone = np.array([[table.alone(config, block) for block, table in tables.items()] for config in configs])
-    fitted = fit(alone[:_FIT], times[:_FIT])
-    measured = times[_FIT:]
-    errors = fitted.predict(alone[_FIT:]) - measured
-    common = fitted.common(alone[_FIT:]) - measured
     report(2 * len(models), 2 * len(models), "done")
-    return DeviceProfile(
-        name=name or this_device_name(threads),
-        machine=f"{platform.machine()} {platform.system()}",
-        processor=processor_name(),
-        runtime=runtime_name(),
-        threads=threads,
-        blueprint_sha256=network.sha256,
-        blocks={
-            block: table.model_copy(update={"factor": float(factor), "offset_ms": float(offset)})
-            for (block, table), factor, offset in zip(
-                tables.items(), fitted.factors, fitted.offsets, strict=True
+    return DeviceProfile.model_validate(profile_record(plan, bursts, threads=threads, name=name))
+
+
+def plan_of(network: Cuttable, *, seed: int) -> dict[str, Any]:
+    """Decide what is timed: JSON values that `profile_record` reads.
+
+    Args:
+        network: The exported network.
+        seed: Seed of the subnets.
+
+    Returns:
+        The network's hash, the blocks with the numbers of bricks and kernels at which each is timed, and the
+        whole subnets with what each has of every block; those after the first `fit` are held out.
+    """
+    blocks: dict[str, Any] = {}
+    for block in network.blocks:
+        kernels, counts = _grid(network, block)
+        kernel, depth = network.kernel_of(block), network.depth_of(block)
+        blocks[block] = {
+            "counts": [0, *counts],
+            "kernel": None if kernel is None else kernel.name,
+            "kernels": list(kernels),
+            "depth": None if depth is None else list(depth),
+        }
+    configs = _subnets(network, _FIT + _HELD_OUT, seed=seed)
+    return {
+        "blueprint_sha256": network.sha256,
+        "seed": seed,
+        "fit": _FIT,
+        "blocks": blocks,
+        "subnets": [dict(config) for config in configs],
+    }
+
+
+def models_of(network: Cuttable, plan: Mapping[str, Any]) -> Iterator[onnx.ModelProto]:
+    """Cut the models of a plan: each block alone at each kernel and number of bricks, then the subnets."""
+    for block, grid in plan["blocks"].items():
+        for size, count in product(grid["kernels"], grid["counts"][1:]):
+            yield network.region_model(
+                block, count, None if grid["kernel"] is None else {grid["kernel"]: size}
             )
-        },
-        affine=(fitted.slope, fitted.offset, fitted.common_constant),
-        fixed_ms=fitted.constant,
-        median_ratio=ratio,
-        residual_std_ms=float(errors.std()),
-        held_out_mape=float((np.abs(errors) / measured).mean()),
-        held_out_worst=float((np.abs(errors) / measured).max()),
-        noise=disagreement(bursts),
-        affine_mape=float((np.abs(common) / measured).mean()),
-        fitted=_FIT,
-        held_out=_HELD_OUT,
-        seed=seed,
-        created=datetime.now(UTC).isoformat(timespec="seconds"),
-    )
+    for config in plan["subnets"]:
+        yield network.cut(network.space.check(config))
 
 
 def _grid(network: Cuttable, block: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
@@ -302,32 +286,6 @@ def _grid(network: Cuttable, block: str) -> tuple[tuple[int, ...], tuple[int, ..
     kernels = (0,) if kernel is None else tuple(int(value) for value in kernel.values)
     points = min(subset.count, max(2, _COUNTS // len(kernels)))
     return kernels, tuple(np.linspace(1, subset.count, points).round().astype(int).tolist())
-
-
-def _alone(
-    network: Cuttable, block: str, grid: tuple[tuple[int, ...], tuple[int, ...]]
-) -> Iterator[onnx.ModelProto]:
-    kernel = network.kernel_of(block)
-    for size, count in product(*grid):
-        yield network.region_model(block, count, None if kernel is None else {kernel.name: size})
-
-
-def _table(
-    network: Cuttable, block: str, grid: tuple[tuple[int, ...], tuple[int, ...]], bursts: Iterator[Floats]
-) -> BlockTimes:
-    kernels, counts = grid
-    kernel = network.kernel_of(block)
-    timed = list(islice(bursts, len(kernels) * len(counts)))
-    low = np.array([quiet(rows, 20) for rows in timed]).reshape(len(kernels), -1)
-    spread = np.array([np.median(rows) - np.percentile(rows, 20) for rows in timed]).reshape(low.shape)
-    return BlockTimes(
-        counts=(0, *counts),
-        kernel=None if kernel is None else kernel.name,
-        kernels=kernels,
-        depth=network.depth_of(block),
-        ms_p20=tuple((0.0, *row) for row in low.round(6).tolist()),
-        spread_ms=tuple((0.0, *row) for row in spread.round(6).tolist()),
-    )
 
 
 def _subnets(network: Cuttable, count: int, *, seed: int) -> list[Config]:

@@ -10,7 +10,8 @@ from typing import Any
 from brickyard.core.errors import ArtifactError, BrickyardError, BudgetError, DeviceError, InfeasibleError
 from brickyard.core.files import read_json
 from brickyard.core.task import Task, Vocabulary
-from brickyard.devices.profile import DeviceProfile, this_device_name
+from brickyard.devices.measure import this_device_name
+from brickyard.devices.profile import DeviceProfile
 from brickyard.devices.profile import profile as profile_device
 from brickyard.factory.folder import FactoryFolder, cache_folder, find_factory
 from brickyard.factory.make import Maker, nearest_feasible, write_model

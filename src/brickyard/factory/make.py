@@ -26,8 +26,8 @@ from brickyard.core.errors import ExportError, InfeasibleError
 from brickyard.core.files import new_folder, sha256, write_bytes, write_json, write_manifest, write_text
 from brickyard.core.space import CLASSES
 from brickyard.core.task import Task
-from brickyard.devices.measure import measure_session, processor_name
-from brickyard.devices.profile import DeviceProfile, this_device_name
+from brickyard.devices.measure import measure_session, processor_name, this_device_name
+from brickyard.devices.profile import DeviceProfile
 from brickyard.factory.folder import FORMAT_VERSION, FactoryFolder, versions
 from brickyard.factory.quality import (
     Floats,

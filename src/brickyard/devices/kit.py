@@ -1,0 +1,94 @@
+"""Kits: a device is measured where brickyard is not installed, with Python, numpy and onnxruntime alone.
+
+A kit is a zip file with the models that a profile times, their plan, and the files of this package that time
+and fit. Its models compute as long as the real ones but hold made-up weights: what is trained stays at home.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import numpy_helper
+
+from brickyard.core.files import write_bytes
+from brickyard.devices.profile import Cuttable, models_of, plan_of
+
+_PACKAGE = Path(__file__).parents[1]
+# The empty files make packages of the folders; nothing else of brickyard is in a kit.
+_CODE = (
+    "core/errors.py",
+    *("devices/fit.py", "devices/measure.py", "devices/record.py", "devices/kit_run.py"),
+)
+_EMPTY = ("__init__.py", "core/__init__.py", "devices/__init__.py")
+_START = """from brickyard.devices.kit_run import main
+
+if __name__ == "__main__":
+    main()
+"""
+_README = """Measures this machine for the factory {name}.
+
+    python measure.py --threads 1 --out device.json
+
+Needs Python 3.10 or newer, numpy and onnxruntime. Nothing else should run meanwhile.
+A run that is stopped goes on when it is started again.
+Take device.json back: brickyard make {name} --latency-ms X --device device.json
+"""
+
+
+def write_kit(network: Cuttable, path: Path, *, seed: int, name: str) -> int:
+    """Write a kit.
+
+    Args:
+        network: The exported network.
+        path: Zip file to write, whole or not at all.
+        seed: Seed of the subnets.
+        name: Name of the factory, for the kit's readme.
+
+    Returns:
+        Number of models in it.
+    """
+    plan = plan_of(network, seed=seed)
+    files: dict[str, str] = {}
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+
+        def add(file: str, content: bytes | str) -> None:
+            # A fixed date, so that equal kits are equal byte for byte.
+            info = zipfile.ZipInfo(f"kit/{file}", (2020, 1, 1, 0, 0, 0))
+            archive.writestr(info, content, zipfile.ZIP_DEFLATED)
+
+        for number, model in enumerate(models_of(network, plan)):
+            content = _hollow(model).SerializeToString(deterministic=True)
+            file = f"models/{number:04d}.onnx"
+            files[file] = hashlib.sha256(content).hexdigest()
+            add(file, content)
+        record: dict[str, Any] = {"format_version": 1, **plan, "models": files}
+        add("plan.json", json.dumps(record))
+        for file in _CODE:
+            add(f"brickyard/{file}", (_PACKAGE / file).read_text(encoding="utf-8"))
+        for file in _EMPTY:
+            add(f"brickyard/{file}", "")
+        add("measure.py", _START)
+        add("README.txt", _README.format(name=name))
+    write_bytes(path, buffer.getvalue())
+    return len(files)
+
+
+def _hollow(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Put made-up numbers of the same size in place of the weights; they also pack well."""
+    hollow = onnx.ModelProto()
+    hollow.CopyFrom(model)
+    pattern = np.random.default_rng(0).standard_normal(251).astype(np.float32)
+    for tensor in hollow.graph.initializer:
+        if tensor.data_type == onnx.TensorProto.FLOAT:
+            array = numpy_helper.to_array(tensor)
+            scale = np.float32(array.std() or 1.0)
+            tensor.CopyFrom(numpy_helper.from_array(np.resize(pattern, array.shape) * scale, tensor.name))
+    return hollow

@@ -1,0 +1,161 @@
+"""What runs inside a kit: times its models on this machine and writes the device profile."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from brickyard.core.errors import DeviceError
+from brickyard.devices.measure import (
+    clock_step_ns,
+    disagreement,
+    open_session,
+    processor_name,
+    round_robin,
+    runtime_name,
+    slowdown,
+)
+from brickyard.devices.record import profile_record
+
+_FINEST = 0.02  # the clock's step, at most this share of the shortest time
+_NOISE = 0.05
+_SLOWDOWN = 0.10
+_MOST_PASSES = 200
+
+
+def main(arguments: list[str] | None = None, *, folder: Path | None = None) -> None:
+    """Read the command line and measure; errors the user can mend end with code 1 and one line."""
+    parser = argparse.ArgumentParser(
+        description="Measures this machine; a run that was stopped goes on.", allow_abbrev=False
+    )
+    parser.add_argument("--out", type=Path, default=Path("device.json"), help="file to write")
+    parser.add_argument("--threads", type=int, default=1, help="threads of the runtime")
+    parser.add_argument("--name", help="name of the device; made from the processor if not given")
+    parser.add_argument("--seconds", type=float, default=120.0, help="time after which it ends, about")
+    given = parser.parse_args(arguments)
+    try:
+        record = run(
+            folder or Path(sys.argv[0]).resolve().parent,
+            out=given.out,
+            threads=given.threads,
+            name=given.name,
+            seconds=given.seconds,
+        )
+    except (DeviceError, OSError) as error:
+        _say(f"error: {error}")
+        raise SystemExit(1) from None
+    except KeyboardInterrupt:
+        _say("stopped; the same command goes on")
+        raise SystemExit(130) from None
+    _say(
+        f"{given.out}: {record['name']}, error {record['held_out_mape']:.1%} on {record['held_out']} "
+        f"held-out subnets, noise {record['noise']:.1%}, slowdown {record['slowdown']:+.1%}"
+    )
+
+
+def run(folder: Path, *, out: Path, threads: int, name: str | None, seconds: float) -> dict[str, Any]:
+    """Measure and write the profile.
+
+    Args:
+        folder: The unpacked kit.
+        out: File to write; must not exist.
+        threads: Threads of the runtime.
+        name: Name of the device; made from the processor if None.
+        seconds: No further pass starts after this time.
+
+    Returns:
+        The profile's record.
+
+    Raises:
+        DeviceError: The kit is damaged or the output exists; the clock is too coarse; or the times are so
+            noisy, or the machine slowed down so much, that a profile would pretend a precision it lacks.
+            What was measured is kept, and another run adds to it.
+    """
+    if out.exists():
+        raise DeviceError(f"{out} already exists; choose another file or remove it first")
+    plan, models = _read(folder)
+    state = folder / f"times-{threads}t.json"
+    key = {"models": plan["models"], "runtime": runtime_name(), "processor": processor_name()}
+    earlier = _earlier(state, key, passes_of=len(models))
+    step = clock_step_ns()
+    sessions = []
+    for number, content in enumerate(models):
+        _progress(f"opening {number + 1} of {len(models)}")
+        sessions.append(open_session(content, threads=threads))
+    bursts = round_robin(
+        sessions,
+        most_passes=_MOST_PASSES,
+        most_seconds=seconds,
+        report=lambda done, _: _progress(f"pass {done + 1}, until two halves agree"),
+        earlier=earlier,
+        keep=lambda times: _write(state, {"key": key, "times": times}),
+    )
+    _progress("")
+    shortest = min(float(np.median(rows)) for rows in bursts)
+    if step > _FINEST * shortest * 1e6:
+        raise DeviceError(
+            f"the clock of this machine moves in steps of {step} ns, too coarse for a model that takes "
+            f"{shortest * 1e6:.0f} ns; this machine cannot be profiled"
+        )
+    noise, slower = disagreement(bursts), slowdown(bursts)
+    if noise > _NOISE or slower > _SLOWDOWN:
+        raise DeviceError(
+            f"two halves of the times differ by {noise:.1%} (allowed {_NOISE:.0%}), and the end was "
+            f"{slower:+.1%} slower than the start (allowed {_SLOWDOWN:.0%}): other programs run, or the "
+            "machine is throttled. No profile was written. Stop other programs, let it cool, and run this "
+            f"again; it goes on from {len(bursts[0])} passes, or remove {state.name} to start anew"
+        )
+    record = profile_record(plan, bursts, threads=threads, name=name)
+    _write(out, record)
+    return record
+
+
+def _read(folder: Path) -> tuple[dict[str, Any], list[bytes]]:
+    path = folder / "plan.json"
+    if not path.is_file():
+        raise DeviceError(f"{path} is missing; unpack the whole kit and run the measure.py that lies in it")
+    plan: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    models = []
+    for file, digest in plan["models"].items():
+        content = (folder / file).read_bytes() if (folder / file).is_file() else b""
+        if hashlib.sha256(content).hexdigest() != digest:
+            raise DeviceError(f"{folder / file} is missing or damaged; unpack the kit again")
+        models.append(content)
+    return plan, models
+
+
+def _earlier(state: Path, key: dict[str, Any], *, passes_of: int) -> list[list[list[float]]] | None:
+    """Read the passes of a run that was stopped, if they belong to this kit, machine and runtime."""
+    if not state.is_file():
+        return None
+    record = json.loads(state.read_text(encoding="utf-8"))
+    if record["key"] != key or len(record["times"]) != passes_of:
+        raise DeviceError(f"{state} holds times of another machine, runtime or kit; remove it to start anew")
+    times: list[list[list[float]]] = record["times"]
+    return times
+
+
+def _write(path: Path, record: dict[str, Any]) -> None:
+    """Write JSON whole or not at all."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    with temporary.open("w", encoding="utf-8") as stream:
+        json.dump(record, stream)
+        stream.flush()
+        os.fsync(stream.fileno())
+    os.replace(temporary, path)
+
+
+def _progress(text: str) -> None:
+    sys.stderr.write(f"\r{text:<60}" if text else "\r")
+    sys.stderr.flush()
+
+
+def _say(text: str) -> None:
+    sys.stderr.write(f"{text}\n")

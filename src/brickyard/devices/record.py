@@ -1,0 +1,105 @@
+"""What becomes of the times that a plan asked for: the record of a device profile, with numpy alone.
+
+This file and those it imports also run inside a kit, on machines that have no brickyard.
+"""
+
+from __future__ import annotations
+
+import platform
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from brickyard.devices.fit import fit
+from brickyard.devices.measure import (
+    clock_step_ns,
+    disagreement,
+    processor_name,
+    quiet,
+    runtime_name,
+    slowdown,
+    this_device_name,
+)
+
+Floats = npt.NDArray[np.float64]
+
+
+def profile_record(
+    plan: Mapping[str, Any], bursts: Sequence[Floats], *, threads: int, name: str | None = None
+) -> dict[str, Any]:
+    """Make the record of a profile; see `brickyard.devices.profile.DeviceProfile` for its entries.
+
+    Args:
+        plan: What was timed, as `plan_of` gives it.
+        bursts: Milliseconds `[passes, runs]` of each model, in the order of `models_of`.
+        threads: Threads of the runtime.
+        name: Name of the device; made from the processor if None.
+
+    Returns:
+        JSON values.
+    """
+    parts = iter(bursts)
+    tables = {block: _table(grid, parts) for block, grid in plan["blocks"].items()}
+    whole = list(parts)
+    low = np.array([quiet(rows, 20) for rows in whole])
+    ratio = float(np.median([quiet(rows, 50) for rows in whole] / low))
+    times, first = low * ratio, plan["fit"]
+    alone = np.array(
+        [[alone_ms(table, config, block) for block, table in tables.items()] for config in plan["subnets"]]
+    )
+    fitted = fit(alone[:first], times[:first])
+    measured = times[first:]
+    errors = fitted.predict(alone[first:]) - measured
+    common = fitted.common(alone[first:]) - measured
+    for table, factor, offset in zip(tables.values(), fitted.factors, fitted.offsets, strict=True):
+        table.update(factor=float(factor), offset_ms=float(offset))
+    return {
+        "format_version": 1,
+        "name": name or this_device_name(threads),
+        "machine": f"{platform.machine()} {platform.system()}",
+        "processor": processor_name(),
+        "runtime": runtime_name(),
+        "threads": threads,
+        "precision": "fp32",
+        "blueprint_sha256": plan["blueprint_sha256"],
+        "blocks": tables,
+        "affine": [fitted.slope, fitted.offset, fitted.common_constant],
+        "fixed_ms": fitted.constant,
+        "median_ratio": ratio,
+        "residual_std_ms": float(errors.std()),
+        "held_out_mape": float((np.abs(errors) / measured).mean()),
+        "held_out_worst": float((np.abs(errors) / measured).max()),
+        "noise": disagreement(whole),
+        "slowdown": slowdown(whole) if len(whole[0]) >= 3 else 0.0,
+        "clock_step_ns": clock_step_ns(),
+        "affine_mape": float((np.abs(common) / measured).mean()),
+        "fitted": first,
+        "held_out": len(whole) - first,
+        "seed": plan["seed"],
+        "created": time.strftime("%Y-%m-%dT%H:%M:%S+00:00", time.gmtime()),
+    }
+
+
+def alone_ms(table: Mapping[str, Any], config: Mapping[str, Any], block: str) -> float:
+    """Return the time of a block alone, interpolated between the numbers of bricks that were timed."""
+    depth = table["depth"]
+    if depth is not None and config[depth[0]] <= depth[1]:
+        return 0.0
+    row = 0 if table["kernel"] is None else table["kernels"].index(config[table["kernel"]])
+    return float(np.interp(len(config[block]), table["counts"], table["ms_p20"][row]))
+
+
+def _table(grid: Mapping[str, Any], bursts: Iterator[Floats]) -> dict[str, Any]:
+    kernels, counts = grid["kernels"], grid["counts"]
+    timed = list(islice(bursts, len(kernels) * (len(counts) - 1)))
+    low = np.array([quiet(rows, 20) for rows in timed]).reshape(len(kernels), -1)
+    spread = np.array([np.median(rows) - np.percentile(rows, 20) for rows in timed]).reshape(low.shape)
+    return {
+        **grid,
+        "ms_p20": [[0.0, *row] for row in low.round(6).tolist()],
+        "spread_ms": [[0.0, *row] for row in spread.round(6).tolist()],
+    }

@@ -1,0 +1,155 @@
+"""Kits measure without brickyard: what is in them, that they resume, and what they refuse."""
+
+import json
+import subprocess
+import sys
+import zipfile
+
+import numpy as np
+import onnx
+import pytest
+from onnx import numpy_helper
+
+from brickyard.core.errors import DeviceError
+from brickyard.devices import DeviceProfile, kit_run
+from brickyard.devices.kit import write_kit
+
+torch = pytest.importorskip("torch")
+
+
+@pytest.fixture(scope="module")
+def blueprint():
+    from brickyard.export.whole import export_blueprint
+    from brickyard.networks import build
+
+    torch.manual_seed(0)
+    return export_blueprint(build("residual_cnn_pico").eval(), samples=1)
+
+
+@pytest.fixture(scope="module")
+def archive(blueprint, tmp_path_factory):
+    path = tmp_path_factory.mktemp("kit") / "kit.zip"
+    assert write_kit(blueprint, path, seed=0, name="pico") == len(blueprint.blocks) * 4 + 80
+    return path
+
+
+@pytest.fixture
+def kit(archive, tmp_path):
+    with zipfile.ZipFile(archive) as content:
+        content.extractall(tmp_path)
+    return tmp_path / "kit"
+
+
+@pytest.fixture
+def lenient(monkeypatch):
+    """A machine that is busy with other tests passes too."""
+    monkeypatch.setattr(kit_run, "_NOISE", 100.0)
+    monkeypatch.setattr(kit_run, "_SLOWDOWN", 100.0)
+    monkeypatch.setattr(kit_run, "_FINEST", 100.0)
+
+
+def measure(kit, out, *, seconds=0.0):
+    return kit_run.run(kit, out=out, threads=1, name="board", seconds=seconds)
+
+
+def test_the_profile_of_a_kit_is_one_of_the_factory(kit, lenient, blueprint, tmp_path, capsys):
+    out = tmp_path / "device.json"
+    kit_run.main(["--out", str(out), "--name", "board", "--seconds", "0"], folder=kit)
+    assert "board, error" in capsys.readouterr().err
+    found = DeviceProfile.load(out)
+    assert (found.name, found.threads, found.blueprint_sha256) == ("board", 1, blueprint.sha256)
+    assert found.clock_step_ns >= 1
+    space = blueprint.space
+    assert 0 < found.predict(space.smallest()) < found.predict(space.largest())
+
+
+def test_kits_are_equal_and_hold_no_trained_weights(archive, blueprint, tmp_path):
+    write_kit(blueprint, tmp_path / "again.zip", seed=0, name="pico")
+    assert (tmp_path / "again.zip").read_bytes() == archive.read_bytes()
+    trained = {tensor.name: numpy_helper.to_array(tensor) for tensor in blueprint.graph.graph.initializer}
+    with zipfile.ZipFile(archive) as content:
+        plan = json.loads(content.read("kit/plan.json"))
+        largest = onnx.load_model_from_string(content.read(f"kit/{sorted(plan['models'])[-79]}"))
+    for tensor in largest.graph.initializer:
+        assert numpy_helper.to_array(tensor).shape == trained[tensor.name].shape
+        assert not np.allclose(numpy_helper.to_array(tensor), trained[tensor.name])
+
+
+def test_a_kit_runs_its_own_code_and_imports_nothing_else(kit):
+    code = (
+        f"import sys; sys.path.insert(0, {str(kit)!r})\n"
+        "import brickyard.devices.kit_run as run\n"
+        f"assert run.__file__.startswith({str(kit)!r}), run.__file__\n"
+        "found = {'torch', 'onnx', 'pydantic', 'typer', 'brickyard.core.files'} & set(sys.modules)\n"
+        "assert not found, found\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_run_that_was_stopped_goes_on(kit, lenient, monkeypatch, tmp_path):
+    real, calls = kit_run.round_robin, []
+
+    def stopped(sessions, *, keep, **options):
+        def keep_and_stop(times):
+            keep(times)
+            if len(times[0]) == 2:
+                raise KeyboardInterrupt
+
+        return real(sessions, keep=keep_and_stop, **options)
+
+    def watched(sessions, *, earlier, **options):
+        calls.append([[len(burst) for burst in bursts] for bursts in earlier])
+        return real(sessions, earlier=earlier, **options)
+
+    monkeypatch.setattr(kit_run, "round_robin", stopped)
+    out = tmp_path / "device.json"
+    with pytest.raises(SystemExit) as left:
+        kit_run.main(["--out", str(out)], folder=kit)
+    assert left.value.code == 130
+    assert not out.exists()
+    kept = json.loads((kit / "times-1t.json").read_text())["times"]
+    monkeypatch.setattr(kit_run, "round_robin", watched)
+    measure(kit, out)
+    assert calls == [[[len(burst) for burst in bursts] for bursts in kept]]
+    after = json.loads((kit / "times-1t.json").read_text())["times"]
+    assert [bursts[:2] for bursts in after] == kept
+
+
+def test_noise_is_refused_and_the_times_are_kept(kit, lenient, monkeypatch, tmp_path):
+    monkeypatch.setattr(kit_run, "_NOISE", -1.0)
+    with pytest.raises(DeviceError, match=r"two halves of the times differ by .* No profile was written"):
+        measure(kit, tmp_path / "device.json")
+    assert not (tmp_path / "device.json").exists()
+    assert len(json.loads((kit / "times-1t.json").read_text())["times"][0]) == 6
+
+
+def test_a_coarse_clock_is_refused(kit, lenient, monkeypatch, tmp_path):
+    monkeypatch.setattr(kit_run, "_FINEST", 0.02)
+    monkeypatch.setattr(kit_run, "clock_step_ns", lambda: 15_000_000)
+    with pytest.raises(DeviceError, match="moves in steps of 15000000 ns, too coarse"):
+        measure(kit, tmp_path / "device.json")
+
+
+def test_damage_and_foreign_times_are_refused(kit, lenient, tmp_path, capsys):
+    model = kit / "models" / "0003.onnx"
+    content = model.read_bytes()
+    model.write_bytes(content[:-1])
+    with pytest.raises(SystemExit) as left:
+        kit_run.main(["--out", str(tmp_path / "device.json")], folder=kit)
+    assert left.value.code == 1
+    assert "0003.onnx is missing or damaged; unpack the kit again" in capsys.readouterr().err
+    model.write_bytes(content)
+    (kit / "times-1t.json").write_text(json.dumps({"key": {"processor": "other"}, "times": []}))
+    with pytest.raises(DeviceError, match="holds times of another machine, runtime or kit"):
+        measure(kit, tmp_path / "device.json")
+    (kit / "plan.json").unlink()
+    with pytest.raises(DeviceError, match=r"plan\.json is missing; unpack the whole kit"):
+        measure(kit, tmp_path / "device.json")
+
+
+def test_a_taken_file_is_left_alone(kit, tmp_path):
+    (tmp_path / "device.json").write_text("mine")
+    with pytest.raises(DeviceError, match="already exists"):
+        measure(kit, tmp_path / "device.json")
+    assert (tmp_path / "device.json").read_text() == "mine"
