@@ -153,6 +153,9 @@ def _write(path: Path, record: dict[str, Any]) -> None:
 
 
 def _progress(text: str) -> None:
+    """Show what is going on, where a person looks on."""
+    if not sys.stderr.isatty():
+        return
     sys.stderr.write(f"\r{text:<60}" if text else "\r")
     sys.stderr.flush()
 
