@@ -46,7 +46,7 @@ def test_factories_are_listed(run, pico, monkeypatch):
     assert "unseen" in done.stdout
     [record] = json.loads(run("factories", "--json").stdout)
     assert record["words"]["shape"] == ["circle", "square"]
-    assert record["quality"]["limits"] == [0.25, 1.0]
+    assert record["quality"]["limits"] == [0.1, 0.25, 1.0]
     monkeypatch.setattr("brickyard.factory.folder.bundled_factories", dict)
     assert json.loads(run("factories", "--json").stdout) == []
 

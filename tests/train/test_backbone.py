@@ -33,6 +33,7 @@ def test_properties_are_learnt(presence, spots, vocabulary):
     assert records[-1].step == 100
     assert records[-1].loss < 0.5 * records[0].loss
     assert records[-1].accuracy > 0.85
+    assert 0.3 < records[-1].open_share < records[0].open_share < 0.9
     assert not presence.training
     assert all(subset.gates is None for subset in block_subsets(presence.space))
 
@@ -47,6 +48,7 @@ def test_without_boxes_the_whole_picture_is_judged(presence, spots, vocabulary):
     records = list(run.run(record_every=15))
     assert records[-1].loss < records[0].loss
     assert records[-1].accuracy > 0.6
+    assert {record.open_share for record in records} == {1.0}
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])

@@ -44,7 +44,7 @@ Progress = Callable[[str, int, int, str], None]
 """Called with stage, steps done, steps in all, and a short text."""
 
 _FRESH_SCENES = 20_000
-_CURVE_LIMITS = (0.15, 0.25, 0.35, 0.5, 0.75, 1.0)
+_CURVE_LIMITS = (0.15, 0.25, 0.35, 0.5, 0.75, 1.0)  # and the lowest that was trained; none below it
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -272,9 +272,9 @@ def train_factory(
     blueprint = export_blueprint(network.eval())
     assembly = log.assembler.assembly(network, costs, fixed_cost)
     progress("test", 0, 1, "quality at each limit")
-    curve = measure_curve(
-        source, blueprint, assembly, split=split, limits=_CURVE_LIMITS, seed=settings.train.seed
-    )
+    lowest = settings.train.lowest_limit
+    limits = (lowest, *(limit for limit in _CURVE_LIMITS if limit > lowest))
+    curve = measure_curve(source, blueprint, assembly, split=split, limits=limits, seed=settings.train.seed)
     with new_folder(out) as folder:
         _write(
             folder=folder,

@@ -142,7 +142,8 @@ class BackboneTraining:
             raise TrainError(
                 f"the loss is {value} at step {self.step}; lower the learning rate and start anew"
             )
-        return value, accuracy, 1.0
+        open_share = float(torch.cat(list(gates.values()), dim=1).mean()) if gates else 1.0
+        return value, accuracy, open_share
 
     def _loss(self, pictures: Tensor, batch: Batch) -> tuple[Tensor, float]:
         settings = self.settings
