@@ -12,7 +12,8 @@ import sys
 import time
 from pathlib import Path
 
-from PIL import Image
+import numpy as np
+from PIL import Image, ImageDraw
 
 from brickyard import Factory
 from brickyard.data.geometry import task_scenes
@@ -42,22 +43,33 @@ def choose_requests(factory, device):
 
 
 def answers_on_scenes(factory, report):
-    """Save fresh scenes, let the plain script answer them, and count its right answers."""
+    """Let the plain script answer fresh scenes, draw them with its answers, and count the right ones."""
     name = report.task.replace(" ", "_")
     task = factory.vocabulary.parse(report.task)
     scenes, present = task_scenes(factory.folder.geometry, task.values(factory.vocabulary), SCENES, SEED)
-    folder = OUT / "pictures" / name
-    folder.mkdir(parents=True)
-    pictures = [folder / f"{number:02d}.png" for number in range(SCENES)]
-    for picture, image in zip(pictures, scenes.images, strict=True):
-        Image.fromarray(image).save(picture)
-    sheet = OUT / f"{name}_answers.png"
+    pictures = OUT / f"{name}_scenes.npy"
+    np.save(pictures, scenes.images)
     model = Path(report.files["model"]).parent
-    command = [sys.executable, str(RUN_ONNX), str(model), *map(str, pictures), "--sheet", str(sheet)]
+    command = [sys.executable, str(RUN_ONNX), str(model), str(pictures)]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
-    labels = [line.split()[1] for line in done.stdout.splitlines()]
-    right = sum((label == "present") == bool(truth) for label, truth in zip(labels, present, strict=True))
+    answers = [line.split(maxsplit=1)[1] for line in done.stdout.splitlines()]
+    sheet = OUT / f"{name}_answers.png"
+    draw_sheet(sheet, scenes.images, answers)
+    right = sum(
+        answer.startswith("present") == bool(truth) for answer, truth in zip(answers, present, strict=True)
+    )
     return right, sheet
+
+
+def draw_sheet(path, images, answers, columns=8, side=112):
+    """Write one picture of all images with their answers."""
+    sheet = Image.new("RGB", (columns * side, -(-len(images) // columns) * (side + 18)), "white")
+    for index, (image, answer) in enumerate(zip(images, answers, strict=True)):
+        x, y = index % columns * side, index // columns * (side + 18)
+        picture = Image.fromarray(image)
+        sheet.paste(picture.resize((side - 4, side - 4), Image.Resampling.NEAREST), (x + 2, y + 2))
+        ImageDraw.Draw(sheet).text((x + 4, y + side), answer, fill="black")
+    sheet.save(path)
 
 
 def main():
