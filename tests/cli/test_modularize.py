@@ -80,6 +80,14 @@ def test_the_factory_makes_models_of_its_own_network(run, factory, network, tmp_
         np.testing.assert_allclose(twin(torch.from_numpy(picture)).numpy(), scores, atol=1e-5)
 
 
+def test_without_a_task_the_model_knows_all_classes(run, factory, tmp_path):
+    out = tmp_path / "model"
+    done = run("make", factory, "--max-macs", "70%", "--out", out, "--json")
+    assert done.exit_code == 0, done.output
+    assert json.loads(done.stdout)["macs_share"] <= 0.7
+    assert (out / "labels.txt").read_text().split() == [str(digit) for digit in range(10)]
+
+
 def test_the_factory_keeps_no_code_and_no_builder(factory):
     folder = Factory.load(factory).folder
     assert folder.network["builder"] == ""

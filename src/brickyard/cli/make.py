@@ -29,7 +29,8 @@ def make(
         str | None,
         typer.Option(
             metavar="TEXT",
-            help="What the model shall do, in words of the factory; `all` for the generic model.",
+            help="What the model shall do, in words of the factory. Default: all its classes, limited by the "
+            "budget alone.",
         ),
     ] = None,
     latency_ms: Annotated[
@@ -109,8 +110,6 @@ def make(
         raise typer.BadParameter(
             "a device profile has its own threads; leave one of both out", param_hint="--threads"
         )
-    if requests is None and task is None:
-        raise typer.BadParameter("it is missing; name what the model shall do, or `all`", param_hint="--task")
     if requests is not None:
         if task is not None or limits:
             raise typer.BadParameter(
