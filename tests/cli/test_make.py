@@ -94,7 +94,7 @@ def test_infeasible_names_limit_smallest_and_nearest(run, pico, tmp_path):
         (("--task", "red", "--max-macs", "0%"), "a share must lie above 0 %"),
         (("--task", "red", "--latency-ms", "-1"), "must be above 0"),
         (("--task", "red", "--device", "none.json"), "none.json"),
-        ((), "--task"),
+        ((), "name one property or more"),
         (("--task", "red", "--device", "a.json", "--threads", "2"), "--threads"),
         (("--tsk", "red"), "--task"),
     ],
@@ -152,10 +152,3 @@ def test_damaged_factory_is_refused(run, pico, tmp_path):
     done = run("make", copy, "--task", "red", "--out", tmp_path / "m")
     assert done.exit_code == 1
     assert "assembler.safetensors differs" in done.stderr
-
-
-def test_without_a_task_a_property_factory_asks_for_one(run, pico, tmp_path):
-    done = run("make", pico, "--max-macs", "60%", "--out", tmp_path / "model")
-    assert done.exit_code == 1
-    assert "name one property or more" in done.stderr
-    assert list(tmp_path.iterdir()) == []
