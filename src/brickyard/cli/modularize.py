@@ -9,13 +9,11 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from brickyard.cli.talk import Meter, say
+from brickyard.cli.talk import follow_training
 from brickyard.core.errors import ArtifactError, DataError, MissingExtraError
 
 if TYPE_CHECKING:
     from brickyard.modularize import Modularized
-
-_INTERRUPTED = 130
 
 
 def modularize(
@@ -125,14 +123,10 @@ def modularize(
             steps=steps, batch_size=batch_size, lowest_limit=lowest_limit, precision=precision, seed=seed
         ),
     )
-    try:
-        with Meter() as meter:
-            train_factory(source, settings, out=out, progress=meter, network=result.network)
-    except KeyboardInterrupt:
-        say(f"stopped. Checkpoints lie in {out}.training; give the same command again to go on")
-        raise typer.Exit(_INTERRUPTED) from None
-    typer.echo(f"factory    {out}")
-    typer.echo(f"report     {out / 'training' / 'report.html'}")
+    follow_training(
+        lambda meter: train_factory(source, settings, out=out, progress=meter, network=result.network),
+        out=out,
+    )
 
 
 def _numbers(text: str, option: str) -> tuple[float, ...] | None:

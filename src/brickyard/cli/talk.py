@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import sys
 import time
+from collections.abc import Callable
+from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +16,7 @@ if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
 _QUIET_SECONDS = 5.0
+_INTERRUPTED = 130
 
 
 def say(text: str) -> None:
@@ -82,6 +85,26 @@ class Meter:
             say(f"{stage} {done}/{total} {text}{f' ({shown}{left})' if shown else ''}")
             spoken = now
         self._lines[stage] = (started, spoken, first)
+
+
+def follow_training(train: Callable[[Meter], object], *, out: Path) -> None:
+    """Run a training under a progress bar, and tell where its factory lies.
+
+    Args:
+        train: Trains; is given the meter.
+        out: The factory's folder.
+
+    Raises:
+        typer.Exit: It was interrupted, code 130; that it can go on is said.
+    """
+    try:
+        with Meter() as meter:
+            train(meter)
+    except KeyboardInterrupt:
+        say(f"stopped. Checkpoints lie in {out}.training; give the same command again to go on")
+        raise typer.Exit(_INTERRUPTED) from None
+    typer.echo(f"factory    {out}")
+    typer.echo(f"report     {out / 'training' / 'report.html'}")
 
 
 def _span(seconds: float) -> str:

@@ -8,10 +8,8 @@ from typing import Annotated, Literal
 
 import typer
 
-from brickyard.cli.talk import Meter, say
+from brickyard.cli.talk import follow_training
 from brickyard.core.errors import ArtifactError, DataError, MissingExtraError
-
-_INTERRUPTED = 130
 
 
 def train(
@@ -155,11 +153,6 @@ def train(
     )
     if classes and source.vocabulary.kind != "classes":
         raise DataError(f"--classes was given, but {data} has properties; leave it out")
-    try:
-        with Meter() as meter:
-            train_factory(source, settings, out=out, name=name, progress=meter)
-    except KeyboardInterrupt:
-        say(f"stopped. Checkpoints lie in {out}.training; give the same command again to go on")
-        raise typer.Exit(_INTERRUPTED) from None
-    typer.echo(f"factory    {out}")
-    typer.echo(f"report     {out / 'training' / 'report.html'}")
+    follow_training(
+        lambda meter: train_factory(source, settings, out=out, name=name, progress=meter), out=out
+    )
