@@ -152,3 +152,18 @@ def test_damaged_factory_is_refused(run, pico, tmp_path):
     done = run("make", copy, "--task", "red", "--out", tmp_path / "m")
     assert done.exit_code == 1
     assert "assembler.safetensors differs" in done.stderr
+
+
+def test_a_table_is_a_device_too(run, pico, tmp_path):
+    blocks = ("stage0.block0", "stage1.block0", "stage1.block1")
+    rows = ["block,kernel,bricks,ms", "fixed,,,1", *(f"{block},,4,2" for block in blocks)]
+    (tmp_path / "board.csv").write_text("\n".join(rows))
+    arguments = ["make", pico, "--task", "red", "--device", tmp_path / "board.csv", "--json"]
+    done = run(*arguments, "--latency-ms", "3.5", "--out", tmp_path / "m")
+    assert done.exit_code == 0, done.output
+    report = json.loads(done.stdout)
+    assert report["device"] == "board"
+    assert 1 <= report["predicted"]["latency_ms"] <= 3.5
+    none = run(*arguments, "--latency-ms", "0.9", "--out", tmp_path / "n")
+    assert none.exit_code == 2
+    assert json.loads(none.stdout)["smallest"] == 1.0

@@ -41,7 +41,8 @@ def make(
         str | None,
         typer.Option(
             metavar="PROFILE",
-            help="Device profile that latency refers to. Default: this machine, profiled on first use.",
+            help="Device profile that latency refers to, or a CSV table of block times. Default: this "
+            "machine, profiled on first use.",
         ),
     ] = None,
     max_macs: Annotated[

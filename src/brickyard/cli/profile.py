@@ -71,5 +71,6 @@ def profile(
         )
     measured.save(target)
     typer.echo(f"{measured.name}: threads {measured.threads}, {measured.processor}, {measured.runtime}")
+    assert measured.held_out_mape is not None
     typer.echo(f"  error      {measured.held_out_mape:.1%} on {measured.held_out} subnets that were held out")
     typer.echo(f"  profile    {target}")

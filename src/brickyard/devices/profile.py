@@ -117,7 +117,7 @@ class DeviceProfile(BaseModel):
         fixed_ms: What is always paid: stem, shortcuts, head, session.
         median_ratio: Median of runs over their 20th percentile; predictions are medians.
         residual_std_ms: Standard deviation of the error on held-out subnets; smaller differences mean
-            nothing.
+            nothing. This and the next entries are None for a device that is a table.
         held_out_mape: Mean absolute error on held-out subnets, share of the measured time.
         held_out_worst: Largest of these errors.
         noise: How far two halves of the runs on whole subnets are apart, relative, a mean.
@@ -144,13 +144,13 @@ class DeviceProfile(BaseModel):
     affine: tuple[float, float, float]
     fixed_ms: float
     median_ratio: float
-    residual_std_ms: float
-    held_out_mape: float
-    held_out_worst: float
-    noise: float
+    residual_std_ms: float | None
+    held_out_mape: float | None
+    held_out_worst: float | None
+    noise: float | None
     slowdown: float = 0.0
     clock_step_ns: int = 1
-    affine_mape: float
+    affine_mape: float | None
     fitted: int
     held_out: int
     seed: int

@@ -13,6 +13,7 @@ from brickyard.core.task import Task, Vocabulary
 from brickyard.devices.measure import this_device_name
 from brickyard.devices.profile import DeviceProfile
 from brickyard.devices.profile import profile as profile_device
+from brickyard.devices.table import read_table
 from brickyard.factory.folder import FactoryFolder, cache_folder, find_factory
 from brickyard.factory.make import Maker, nearest_feasible, write_model
 from brickyard.factory.records import Budget, Report
@@ -115,8 +116,9 @@ class Factory:
         """Return a device profile that fits this factory.
 
         Args:
-            device: A profile, its file, or the name of a profile in the factory folder; None for this
-                machine, which is profiled on first use and kept in the user's cache folder.
+            device: A profile, its file, a CSV table of block times (see `brickyard.devices.table`), or the
+                name of a profile in the factory folder; None for this machine, which is profiled on first
+                use and kept in the user's cache folder.
             threads: Threads of this machine, when `device` is None.
             progress: Called while this machine is profiled.
 
@@ -130,7 +132,10 @@ class Factory:
             profile = device
         elif device is not None:
             inside = self.folder.path / "devices" / f"{device}.json"
-            profile = DeviceProfile.load(inside if inside.is_file() else Path(device))
+            if Path(device).suffix.lower() == ".csv":
+                profile = read_table(device, self.folder.blueprint)
+            else:
+                profile = DeviceProfile.load(inside if inside.is_file() else Path(device))
         else:
             kept = self._kept_profile(threads)
             if kept is not None:
