@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -56,7 +57,7 @@ class Assembly:
     costs: Floats
     fixed_cost: float
 
-    @property
+    @cached_property
     def subsets(self) -> list[Subset]:
         """The blocks, in the order of the logits."""
         return block_subsets(self.space)
@@ -115,12 +116,21 @@ class Assembly:
         Returns:
             The config, checked.
         """
-        values, start = dict(others), 0
-        for subset in self.subsets:
-            part = mask[start : start + subset.count]
-            values[subset.name] = tuple(int(index) for index in np.flatnonzero(part))
-            start += subset.count
-        return self.space.check(values)
+        opened = {name: tuple(part.tolist()) for name, part in self.opened(mask).items()}
+        return self.space.check({**others, **opened})
+
+    def opened(self, mask: Mask) -> dict[str, npt.NDArray[np.int64]]:
+        """Return the indices of the open bricks of each block."""
+        parts = np.split(mask, self._ends[:-1])
+        return {name: np.flatnonzero(part) for name, part in zip(self._names, parts, strict=True)}
+
+    @cached_property
+    def _names(self) -> tuple[str, ...]:
+        return tuple(subset.name for subset in self.subsets)
+
+    @cached_property
+    def _ends(self) -> npt.NDArray[np.int64]:
+        return np.cumsum([subset.count for subset in self.subsets])
 
     def mask(self, config: Mapping[str, Any]) -> Mask:
         """Turn a config back into a mask `[bricks]`."""

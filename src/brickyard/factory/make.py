@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import platform
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -155,12 +155,13 @@ class Maker:
             def config_of(mask: Mask, settings: Mapping[str, Any] = settings) -> Config:
                 return task_config(self.blueprint, self.assembly, task, vocabulary, mask).replace(settings)
 
+            full = config_of(np.ones(len(self.assembly.costs), dtype=np.bool_))
+
             def costing(
-                mask: Mask,
-                config_of: Callable[[Mask], Config] = config_of,
-                names: Sequence[str] = tuple(limits),
+                mask: Mask, full: Config = full, names: Sequence[str] = tuple(limits)
             ) -> Mapping[str, float]:
-                config = config_of(mask)
+                # Not checked as a config: a search asks for costs a hundred times.
+                config = {**full, **self.assembly.opened(mask)}
                 counts = self.blueprint.count(config)
                 costs: dict[str, float] = {
                     "macs": counts.macs,
