@@ -56,6 +56,7 @@ class Model:
     Attributes:
         config: Its config.
         graph: Its ONNX graph, serialized.
+        session: The graph, opened.
         weights: Its weights by the names of the plain torch twin.
         predicted: Costs before it was written.
         measured: Latency of the file.
@@ -67,6 +68,7 @@ class Model:
     config: Config
     mask: Mask
     graph: bytes
+    session: onnxruntime.InferenceSession
     weights: Mapping[str, Any]
     predicted: Costs
     measured: Latency
@@ -259,6 +261,7 @@ class Maker:
             config=config,
             mask=self.assembly.mask(config),
             graph=content,
+            session=session,
             weights=weights,
             predicted=self._costs(config, file_bytes=len(content)),
             measured=Latency(
@@ -314,7 +317,7 @@ class Maker:
             self._whole_ms = measure_session(session, threads=self.threads).p50
         return self._whole_ms
 
-    def quality(self, task: Task, graph: bytes, *, seed: int) -> Quality | None:
+    def quality(self, task: Task, session: onnxruntime.InferenceSession, *, seed: int) -> Quality | None:
         """Run a made model on held-out pictures; None where none are labelled for the task."""
         folder = self.folder
         examples = task_examples(
@@ -329,7 +332,7 @@ class Maker:
             return None
         row = folder.quality["tasks"].get(task.text)
         return measure_quality(
-            open_session(graph, threads=self.threads),
+            session,
             task,
             folder.vocabulary,
             folder.preprocess,
@@ -385,7 +388,7 @@ def write_model(
     """
     folder, limits = maker.folder, budget.limits(whole_macs=maker.whole.macs)
     clock = Clock()
-    quality = maker.quality(task, model.graph, seed=seed)
+    quality = maker.quality(task, model.session, seed=seed)
     clock.lap("quality")
     whole_ms = maker.whole_ms()
     clock.lap("whole")
