@@ -9,7 +9,7 @@ patch in pixels.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -131,7 +131,6 @@ class Painter:
         inner = slice(margin, margin + self.side)
         canvas = np.zeros((number, 3, self.side + 2 * margin, self.side + 2 * margin), np.float32)
         canvas[:, :, inner, inner] = self._background(rng, number)
-        windows = sliding_window_view(canvas, (patch, patch), axis=(2, 3), writeable=True)
         boxes = np.zeros((number, most, 4), np.float32)
         palette = np.array([COLORS[name] for name in self.colors], np.float32)
         for rank in range(most):
@@ -144,15 +143,17 @@ class Painter:
             boxes[rows, rank] = _boxes(mask, corner)
             paint = palette[objects[rows, rank, 2]] * _uniform(rng, 0.82, 1.04, (len(rows), 1))
             paint += _uniform(rng, -0.05, 0.05, paint.shape)
-            where = (rows, slice(None), corner[:, 1] + margin, corner[:, 0] + margin)
-            change = paint[:, :, None, None] * shade[:, None]
-            under = windows[where]
-            change -= under
-            change *= mask[:, None]
-            change += under
-            windows[where] = change
+            for ours, inset in _by_size(radius[rows, rank], patch):
+                _blend_(
+                    canvas,
+                    (rows[ours], corner[ours] + margin + inset),
+                    paint=paint[ours],
+                    shade=shade[ours, inset : patch - inset, inset : patch - inset],
+                    mask=mask[ours, inset : patch - inset, inset : patch - inset],
+                )
         images = canvas[:, :, inner, inner] * (255 * _uniform(rng, 0.85, 1.1, (number, 1, 1, 1)))
-        images += rng.integers(-8, 9, images.shape, np.int8) * np.float32(self.noise)
+        grain = rng.integers(-8, 9, images.shape, np.int8)
+        images += grain if self.noise == 1 else grain * np.float32(self.noise)
         return np.clip(images, 0, 255, out=images).astype(np.uint8).transpose(0, 2, 3, 1), boxes
 
     def _frame(self, rng: np.random.Generator, middle: Floats, patch: int) -> tuple[Floats, Floats]:
@@ -191,19 +192,54 @@ class Painter:
         for _ in range(2):
             angle = _uniform(rng, 0, np.pi, (number, 1, 1))
             offset = _uniform(rng, -side / 2, side / 2, (number, 1, 1))
-            distance = np.abs(np.cos(angle) * grid[:, None] + np.sin(angle) * grid - offset)
+            distance = np.cos(angle) * grid[:, None] + np.sin(angle) * grid
+            distance -= offset
+            np.abs(distance, out=distance)
             strength = _uniform(rng, -0.18, 0.18, (number, 1, 1)) * np.float32(self.noise)
-            grey = grey + strength * np.clip(np.float32(side / 32 + 0.2) - distance, 0, 1)
+            np.subtract(np.float32(side / 32 + 0.2), distance, out=distance)
+            np.clip(distance, 0, 1, out=distance)
+            distance *= strength
+            grey = grey + distance
         result = np.zeros((number, 3, side, side), np.float32)
         for cells, contrast in ((2, 0.16), (7, 0.09)):
             weights = _interpolation(side, cells)
             knots = _uniform(rng, -contrast, contrast, (number, 1, cells, cells))
             knots = knots + _uniform(rng, -0.04, 0.04, (number, 3, cells, cells))
             columns = knots.reshape(-1, cells) @ weights.T
-            result += weights @ columns.reshape(number, 3, cells, side)
+            result += np.matmul(weights, columns.reshape(number, 3, cells, side))
         result *= np.float32(self.noise)
         result += grey[:, None]
         return result
+
+
+def _by_size(radius: Floats, patch: int) -> Iterator[tuple[Ints, int]]:
+    """Yield small and large objects, and how many pixels at the rim of the patch they do not reach."""
+    is_small = (radius < 0.75 * radius.max(initial=0)) & (patch > 30)  # below, splitting costs more
+    for ours in (np.flatnonzero(is_small), np.flatnonzero(~is_small)):
+        if len(ours):
+            reach = int(np.ceil(_REACH * radius[ours].max())) + 2
+            yield ours, max(0, patch // 2 - reach)
+
+
+def _blend_(canvas: Floats, place: tuple[Ints, Ints], *, paint: Floats, shade: Floats, mask: Floats) -> None:
+    """Lay one object over each of some images, in place.
+
+    Args:
+        canvas: `[N, 3, height, width]`.
+        place: Images `[K]` and upper left corners x, y `[K, 2]`.
+        paint: Colours `[K, 3]`.
+        shade: Brightness `[K, P, P]`.
+        mask: Share of each pixel that the object covers `[K, P, P]`.
+    """
+    rows, corner = place
+    windows = sliding_window_view(canvas, mask.shape[1:], axis=(2, 3), writeable=True)
+    where = (rows, slice(None), corner[:, 1], corner[:, 0])
+    change = paint[:, :, None, None] * shade[:, None]
+    under = windows[where]
+    change -= under
+    change *= mask[:, None]
+    change += under
+    windows[where] = change
 
 
 def _uniform(rng: np.random.Generator, low: float, high: float, shape: tuple[int, ...]) -> Floats:
