@@ -20,7 +20,9 @@ from brickyard.data._scene import COLORS, SHAPES, SIZES, TEXTURES, Ints, Painter
 from brickyard.data.examples import Examples, Preprocess
 
 _HARD_SHARE = 0.8
-_CHUNK = 64  # scenes at a time, few enough for the processor's caches
+_CHUNK_ROWS = (
+    2048  # of pixels in the scenes that are painted at a time, few enough for the processor's caches
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -214,8 +216,9 @@ def _make(
     images = np.empty((count, spec.size, spec.size, 3), np.uint8)
     objects = np.empty((count, spec.max_objects, 4), np.int16)
     boxes = np.empty((count, spec.max_objects, 4), np.float32)
-    for start in range(0, count, _CHUNK):
-        part = slice(start, min(count, start + _CHUNK))
+    chunk = max(1, _CHUNK_ROWS // spec.size)
+    for start in range(0, count, chunk):
+        part = slice(start, min(count, start + chunk))
         drawn = properties(rng, part.stop - part.start)
         images[part], objects[part], boxes[part] = _draw(spec, rng, drawn)
     return Examples(images, objects, boxes)
