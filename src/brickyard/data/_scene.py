@@ -130,8 +130,7 @@ class Painter:
         margin = patch // 2 + 1
         inner = slice(margin, margin + self.side)
         canvas = np.zeros((number, 3, self.side + 2 * margin, self.side + 2 * margin), np.float32)
-        images = canvas[:, :, inner, inner]
-        self._background_(rng, images)
+        canvas[:, :, inner, inner] = self._background(rng, number)
         boxes = np.zeros((number, most, 4), np.float32)
         palette = np.array([COLORS[name] for name in self.colors], np.float32)
         for rank in range(most):
@@ -152,7 +151,7 @@ class Painter:
                     shade=shade[ours, inset : patch - inset, inset : patch - inset],
                     mask=mask[ours, inset : patch - inset, inset : patch - inset],
                 )
-        images *= 255 * _uniform(rng, 0.85, 1.1, (number, 1, 1, 1))
+        images = canvas[:, :, inner, inner] * (255 * _uniform(rng, 0.85, 1.1, (number, 1, 1, 1)))
         grain = rng.integers(-8, 9, images.shape, np.int8)
         images += grain if self.noise == 1 else grain * np.float32(self.noise)
         np.clip(images, 0, 255, out=images)
@@ -186,12 +185,9 @@ class Painter:
             shade[ours] = 0.36 + 0.64 * np.clip(wave - period * np.float32(0.22) + 0.5, 0, 1)
         return shade
 
-    def _background_(self, rng: np.random.Generator, images: Floats) -> None:
-        """Add grey with gradients, blotches, lines and a weak tint to `[N, 3, side, side]`: 0.1 to 0.8 on 0.
-
-        In place, since fresh large arrays cost more than what is computed in them.
-        """
-        side, number = self.side, len(images)
+    def _background(self, rng: np.random.Generator, number: int) -> Floats:
+        """Grey with gradients, blotches, lines and a weak tint, 0.1 to 0.8, `[number, 3, side, side]`."""
+        side = self.side
         grey: Floats = _uniform(rng, 0.28, 0.52, (number, 1, 1))
         grid = np.arange(side, dtype=np.float32) - np.float32((side - 1) / 2)
         for _ in range(2):
@@ -205,14 +201,16 @@ class Painter:
             np.clip(distance, 0, 1, out=distance)
             distance *= strength
             grey = grey + distance
+        result = np.zeros((number, 3, side, side), np.float32)
         for cells, contrast in ((2, 0.16), (7, 0.09)):
             weights = _interpolation(side, cells)
             knots = _uniform(rng, -contrast, contrast, (number, 1, cells, cells))
             knots = knots + _uniform(rng, -0.04, 0.04, (number, 3, cells, cells))
             columns = knots.reshape(-1, cells) @ weights.T
-            images += np.matmul(weights, columns.reshape(number, 3, cells, side))
-        images *= np.float32(self.noise)
-        images += grey[:, None]
+            result += np.matmul(weights, columns.reshape(number, 3, cells, side))
+        result *= np.float32(self.noise)
+        result += grey[:, None]
+        return result
 
 
 def _by_size(radius: Floats, patch: int) -> Iterator[tuple[Ints, int]]:
