@@ -137,34 +137,22 @@ class Painter:
             rows = np.flatnonzero(placed[:, rank])
             middle = centre[rows, rank]
             corner = np.floor(middle).astype(np.int64) - patch // 2
-            frame = self._frame(rng, middle - corner - np.float32(0.5), patch)
-            mask = self._mask(objects[rows, rank, 3], frame, radius[rows, rank])
-            shade = self._shade(rng, objects[rows, rank, 1], frame[0])
-            boxes[rows, rank] = _boxes(mask, corner)
+            angle = _uniform(rng, 0, 2 * np.pi, (len(rows), 1, 1))
+            phase = self._phases(rng, objects[rows, rank, 1])
             paint = palette[objects[rows, rank, 2]] * _uniform(rng, 0.82, 1.04, (len(rows), 1))
             paint += _uniform(rng, -0.05, 0.05, paint.shape)
             for ours, inset in _by_size(radius[rows, rank], patch):
-                _blend_(
-                    canvas,
-                    (rows[ours], corner[ours] + margin + inset),
-                    paint=paint[ours],
-                    shade=shade[ours, inset : patch - inset, inset : patch - inset],
-                    mask=mask[ours, inset : patch - inset, inset : patch - inset],
-                )
+                here, place = rows[ours], corner[ours] + inset
+                frame = _frame(angle[ours], middle[ours] - corner[ours] - np.float32(0.5), (inset, patch))
+                mask = self._mask(objects[here, rank, 3], frame, radius[here, rank])
+                boxes[here, rank] = _boxes(mask, place)
+                shade = self._shade(phase[ours], frame[0])
+                _blend_(canvas, (here, place + margin), paint=paint[ours], shade=shade, mask=mask)
         images = canvas[:, :, inner, inner] * (255 * _uniform(rng, 0.85, 1.1, (number, 1, 1, 1)))
         grain = rng.integers(-8, 9, images.shape, np.int8)
         images += grain if self.noise == 1 else grain * np.float32(self.noise)
         np.clip(images, 0, 255, out=images)
         return images.transpose(0, 2, 3, 1).astype(np.uint8, order="C"), boxes
-
-    def _frame(self, rng: np.random.Generator, middle: Floats, patch: int) -> tuple[Floats, Floats]:
-        """Randomly rotated coordinates around the middle of each object, two of `[K, P, P]`, in pixels."""
-        angle = _uniform(rng, 0, 2 * np.pi, (len(middle), 1, 1))
-        cos, sin = np.cos(angle), np.sin(angle)
-        grid = np.arange(patch, dtype=np.float32)
-        x = (grid - middle[:, :1])[:, None, :]
-        y = (grid - middle[:, 1:])[:, :, None]
-        return cos * x + sin * y, cos * y - sin * x
 
     def _mask(self, shapes: Ints, frame: tuple[Floats, Floats], radius: Floats) -> Floats:
         """Share of each pixel that the object covers, `[K, P, P]`."""
@@ -175,14 +163,21 @@ class Painter:
         covered: Floats = np.clip(np.float32(0.5) - distance, 0, 1)
         return covered
 
-    def _shade(self, rng: np.random.Generator, textures: Ints, u: Floats) -> Floats:
-        """Brightness of the texture, `[K, P, P]`: dark stripes across u, or 1 everywhere."""
-        shade = np.ones_like(u)
+    def _phases(self, rng: np.random.Generator, textures: Ints) -> Floats:
+        """Where stripes begin, as a share of their period, `[K, 1, 1]`; -1 for plain objects."""
+        phase = np.full((len(textures), 1, 1), -1, np.float32)
         if "striped" in self.textures:
             ours = np.flatnonzero(textures == self.textures.index("striped"))
-            period = np.float32(3.7 * self.side / 32)
-            wave = np.abs((u[ours] / period + rng.random((len(ours), 1, 1), np.float32)) % 1 - 0.5) * period
-            shade[ours] = 0.36 + 0.64 * np.clip(wave - period * np.float32(0.22) + 0.5, 0, 1)
+            phase[ours] = rng.random((len(ours), 1, 1), np.float32)
+        return phase
+
+    def _shade(self, phase: Floats, u: Floats) -> Floats:
+        """Brightness of the texture, `[K, P, P]`: dark stripes across u, or 1 everywhere."""
+        shade = np.ones_like(u)
+        ours = np.flatnonzero(phase >= 0)
+        period = np.float32(3.7 * self.side / 32)
+        wave = np.abs((u[ours] / period + phase[ours]) % 1 - 0.5) * period
+        shade[ours] = 0.36 + 0.64 * np.clip(wave - period * np.float32(0.22) + 0.5, 0, 1)
         return shade
 
     def _background(self, rng: np.random.Generator, number: int) -> Floats:
@@ -211,6 +206,22 @@ class Painter:
         result *= np.float32(self.noise)
         result += grey[:, None]
         return result
+
+
+def _frame(angle: Floats, middle: Floats, extent: tuple[int, int]) -> tuple[Floats, Floats]:
+    """Rotated coordinates around the middle of each object, two of `[K, P, P]`, in pixels.
+
+    Args:
+        angle: `[K, 1, 1]`.
+        middle: x, y in the patch, `[K, 2]`.
+        extent: Pixels at the rim of the patch that are left out, and the patch's side.
+    """
+    inset, patch = extent
+    cos, sin = np.cos(angle), np.sin(angle)
+    grid = np.arange(inset, patch - inset, dtype=np.float32)
+    x = (grid - middle[:, :1])[:, None, :]
+    y = (grid - middle[:, 1:])[:, :, None]
+    return cos * x + sin * y, cos * y - sin * x
 
 
 def _by_size(radius: Floats, patch: int) -> Iterator[tuple[Ints, int]]:
