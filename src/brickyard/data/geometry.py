@@ -23,6 +23,9 @@ _HARD_SHARE = 0.8
 _CHUNK_ROWS = (
     2048  # of pixels in the scenes that are painted at a time, few enough for the processor's caches
 )
+# glibc keeps freed memory for later up to twice the largest block that a program gave back; with this one the
+# temporaries of a chunk stay, which otherwise go to the system and come back page by page at each chunk.
+_KEPT_BYTES = 24 * 2**20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -217,6 +220,7 @@ def _make(
     objects = np.empty((count, spec.max_objects, 4), np.int16)
     boxes = np.empty((count, spec.max_objects, 4), np.float32)
     chunk = max(1, _CHUNK_ROWS // spec.size)
+    np.empty(_KEPT_BYTES, np.uint8)  # given back at once, never touched: see _KEPT_BYTES
     for start in range(0, count, chunk):
         part = slice(start, min(count, start + chunk))
         drawn = properties(rng, part.stop - part.start)
