@@ -114,3 +114,17 @@ def resnet20_weights(target: Path) -> Path | None:
     target.parent.mkdir(parents=True, exist_ok=True)
     write_bytes(target, save(state))
     return target
+
+
+def resnet56_weights() -> Path:
+    """Return the file of the trained ResNet-56, made for the code in `cifar_resnet.py`.
+
+    Raises:
+        FileNotFoundError: The folder of real data is not named, or lacks it.
+    """
+    path = (data_folder() or Path()) / "weights" / "resnet56_cifar10.safetensors"
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"no ResNet-56 here: name the folder of real data by --data DIR or {VARIABLE}"
+        )
+    return path

@@ -26,6 +26,7 @@ from brickyard.data.geometry import task_scenes
 from brickyard.factory.quality import rate
 from brickyard.train.augment import AUGMENTATIONS
 from brickyard.train.joint import Batch, JointTraining
+from brickyard.train.layout import fast_layout_
 from brickyard.train.tasks import PropertyQuestions, Questions
 
 _TRAIN_SCENES = 20_000
@@ -188,25 +189,6 @@ def _timed(
         if reached is None and values[-1] >= wanted:
             reached = seconds
     return Run(values[-1], max(values), seconds, reached, steps)
-
-
-def fast_layout_(module: nn.Module) -> nn.Module:
-    """Lay weights out with channels last, which trains faster.
-
-    Networks with a strided 1x1 convolution over fewer than 8 channels stay as they are: its backward pass in
-    that layout writes over foreign memory (torch 2.13, CPU).
-
-    Args:
-        module: Changed.
-
-    Returns:
-        The module.
-    """
-    for layer in module.modules():
-        if isinstance(layer, nn.Conv2d) and layer.in_channels < 8 and layer.kernel_size == (1, 1):
-            return module
-    result: nn.Module = module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    return result
 
 
 def fresh_weights_(module: nn.Module, seed: int) -> None:

@@ -8,6 +8,7 @@ from functools import cache, cached_property
 from pathlib import Path
 
 import _adaptor
+import cifar_resnet
 import numpy as np
 import numpy.typing as npt
 import recipes
@@ -26,6 +27,7 @@ from brickyard.factory.folder import bundled_factories
 from brickyard.factory.make import Maker
 from brickyard.factory.quality import open_session, rate, scores_of
 from brickyard.factory.records import Budget
+from brickyard.modularize import modularize_cnn
 from brickyard.networks import build
 
 KEPT = Path(__file__).parent / "kept"
@@ -35,8 +37,8 @@ _FRESH = 500_000_000  # far from the seeds of training, of the factory's own tes
 
 @cache
 def data_of(what: str, seed: int) -> DataSource:
-    """Return the data of `geometry`, `digits` or `cifar10`, as a seed draws or splits them."""
-    return _adaptor.cifar10() if what == "cifar10" else load_data(what, seed=seed)
+    """Return the data of a kind of factory, as a seed draws or splits them."""
+    return _adaptor.cifar10() if what in ("cifar10", "resnet56") else load_data(what, seed=seed)
 
 
 def settings_of(what: str, seed: int, *, assembler: str = "additive", kept: Path = KEPT) -> BuildSettings:
@@ -45,8 +47,21 @@ def settings_of(what: str, seed: int, *, assembler: str = "additive", kept: Path
         return recipes.geometry_settings(seed, assembler=assembler)
     if what == "digits":
         return recipes.digits_settings(seed)
+    if what == "resnet56":
+        return recipes.resnet56_settings(seed)
     weights = _adaptor.resnet20_weights(kept / "cifar10-resnet20.safetensors")
     return recipes.cifar_settings(seed, backbone_weights=None if weights is None else str(weights))
+
+
+def resnet56() -> Network:
+    """Return the trained ResNet-56 as a modular network.
+
+    Raises:
+        FileNotFoundError: The folder of real data is not named, or lacks the weights.
+    """
+    module = cifar_resnet.resnet56()
+    module.load_state_dict(load_file(_adaptor.resnet56_weights()))
+    return modularize_cnn(module, input_shape=(3, 32, 32)).network
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,7 +69,7 @@ class Kept:
     """A trained factory of the benchmark.
 
     Attributes:
-        what: `geometry`, `digits` or `cifar10`.
+        what: `geometry`, `digits`, `cifar10`, or `resnet56` for CIFAR-10 from a trained ResNet-56.
         seed: Seed of its training.
         path: Its folder.
         backbone_path: Weights of its network behind stage 0, None if they were not kept.
@@ -117,7 +132,9 @@ class Kept:
         return rate(task, self.vocabulary, scores, examples[1])[0]
 
     def fresh_network(self) -> Network:
-        """Build its network with fresh weights."""
+        """Build its network with fresh weights; those that it came with where it was modularized."""
+        if self.what == "resnet56":
+            return resnet56()
         record = self.factory.folder.network
         return build(record["builder"], **record["arguments"])
 

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 import torch_pruning
-from _alone import BatchPool, fast_layout_
+from _alone import BatchPool
 from _factories import Kept, settings_of
 from _runtime import forward, macs_of
 from torch import nn
@@ -32,6 +32,7 @@ from brickyard.export.blueprint import Blueprint
 from brickyard.factory.quality import rate
 from brickyard.train.augment import AUGMENTATIONS
 from brickyard.train.backbone import BackboneTraining
+from brickyard.train.layout import fast_layout_
 
 Pictures = npt.NDArray[np.uint8]
 Labels = npt.NDArray[np.int64]

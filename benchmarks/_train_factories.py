@@ -19,7 +19,7 @@ import _adaptor
 import numpy as np
 import torch
 from _alone import BatchPool
-from _factories import KEPT, Kept, data_of, fresh_scenes, kept_factory, settings_of, use_threads
+from _factories import KEPT, Kept, data_of, fresh_scenes, kept_factory, resnet56, settings_of, use_threads
 from _quality import other_task
 from _record import Ledger, say
 from safetensors.torch import load_file, save
@@ -39,6 +39,7 @@ from brickyard.factory.quality import open_session, rate, scores_of, task_config
 from brickyard.train.augment import AUGMENTATIONS
 from brickyard.train.backbone import BackboneTraining
 from brickyard.train.joint import Batch, JointTraining
+from brickyard.train.layout import fast_layout_
 from brickyard.train.tasks import PropertyQuestions, split_tasks
 
 RESULTS = Path(__file__).parent / "results"
@@ -49,7 +50,7 @@ def train(what: str, seed: int, *, threads: int = 1, kept: Path = KEPT) -> Path:
     """Train a factory and keep, beside it, the weights of its network behind stage 0.
 
     Args:
-        what: `geometry`, `digits` or `cifar10`.
+        what: `geometry`, `digits`, `cifar10` or `resnet56`.
         seed: Seed of everything.
         threads: Threads of torch.
         kept: Where it is kept.
@@ -71,7 +72,10 @@ def train(what: str, seed: int, *, threads: int = 1, kept: Path = KEPT) -> Path:
             say(f"{out.name}: {stage} {done} of {total}, {text}")
 
     settings = replace(settings_of(what, seed, kept=kept), threads=threads)
-    return train_factory(data_of(what, seed), settings, out=out, progress=progress, name=out.name)
+    network = resnet56() if what == "resnet56" else None
+    return train_factory(
+        data_of(what, seed), settings, out=out, progress=progress, name=out.name, network=network
+    )
 
 
 def keep_backbone(checkpoint: Path, target: Path) -> None:
@@ -133,13 +137,14 @@ def generic(entry: Kept, *, kept: Path) -> Path:
     network = entry.fresh_network()
     if settings.backbone_weights is not None:
         network.root.load_state_dict(load_file(settings.backbone_weights), strict=False)
-    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    spec, size = entry.factory.folder.geometry, train_settings.batch_size
-    batches = BatchPool(entry.data.train, entry.preprocess, size)
+    fast_layout_(network)
+    source, size = data_of(entry.what, entry.seed), train_settings.batch_size
+    spec = source.geometry
+    batches = BatchPool(source.train, source.preprocess, size)
     training = BackboneTraining(
         network,
-        group_sizes=entry.vocabulary.sizes if spec is not None else None,
-        batches=batches if spec is None else ScenePool(spec, entry.preprocess, size, entry.seed),
+        group_sizes=source.vocabulary.sizes if spec is not None else None,
+        batches=batches if spec is None else ScenePool(spec, source.preprocess, size, entry.seed),
         settings=train_settings,
         folder=work,
         augment=AUGMENTATIONS[settings.augment],
@@ -193,7 +198,7 @@ def control(ledger: Ledger, entry: Kept, kind: str, *, steps: int, kept: Path) -
     torch.manual_seed(entry.seed)
     network = entry.fresh_network()
     network.root.load_state_dict(load_file(entry.backbone_path))
-    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    fast_layout_(network)
     costs, fixed_cost = brick_costs(entry.factory.folder.blueprint)
     split = split_tasks(vocabulary, unseen_share=settings.unseen_share, seed=entry.seed)
     tasks = (*split.trained, *split.unseen)
@@ -291,7 +296,9 @@ def _judge_control(
 def main() -> None:
     """Read the command line and train."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--what", required=True, choices=("geometry", "digits", "cifar", "controls"))
+    parser.add_argument(
+        "--what", required=True, choices=("geometry", "digits", "cifar", "resnet56", "controls")
+    )
     parser.add_argument(
         "--generic", action="store_true", help="train the generic peer of that factory instead"
     )
@@ -319,6 +326,8 @@ def main() -> None:
         return
     if arguments.generic:
         found = kept_factory(what, arguments.seed, kept=arguments.kept)
+        if found is None and what == "resnet56":  # it has its network without the factory
+            found = Kept(what, arguments.seed, arguments.kept, None)
         if found is None:
             parser.error(f"there is no {what} factory of seed {arguments.seed}; train it first")
         say(str(generic(found, kept=arguments.kept)))

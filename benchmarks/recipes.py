@@ -21,6 +21,19 @@ def digits_settings(seed: int) -> BuildSettings:
     )
 
 
+def resnet56_settings(seed: int) -> BuildSettings:
+    """Return the recipe for CIFAR-10 from the trained ResNet-56, modularized: five epochs in all."""
+    return BuildSettings(
+        network="resnet56",
+        backbone_steps=1650,
+        backbone_rate=2e-3,
+        augment="mirror_and_shift",
+        train=TrainSettings(
+            steps=300, batch_size=128, lowest_limit=0.2, anneal=0.3, distill=0.5, precision="bf16", seed=seed
+        ),
+    )
+
+
 def cifar_settings(seed: int, *, backbone_weights: str | None) -> BuildSettings:
     """Return the recipe for CIFAR-10: a ResNet-20 of known weights, or fresh if None."""
     return BuildSettings(

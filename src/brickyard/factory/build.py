@@ -38,6 +38,7 @@ from brickyard.networks import build
 from brickyard.train.augment import AUGMENTATIONS
 from brickyard.train.backbone import BackboneTraining
 from brickyard.train.joint import Batch, JointTraining, Record, TrainSettings, split_gates
+from brickyard.train.layout import fast_layout_
 from brickyard.train.tasks import ClassQuestions, PropertyQuestions, TaskSplit, split_tasks
 
 Progress = Callable[[str, int, int, str], None]
@@ -249,7 +250,7 @@ def train_factory(
         raise ArtifactError(f"{out} already exists; choose another folder or remove it first")
     work = out.absolute().with_name(out.name + ".training")
     work.mkdir(parents=True, exist_ok=True)
-    network = _network(source, settings) if network is None else _own_network(network, source)
+    network = fast_layout_(_network(source, settings) if network is None else _own_network(network, source))
     costs, fixed_cost = brick_costs(export_blueprint(network.eval()))
     if settings.train.lowest_limit <= fixed_cost:
         raise TrainError(
@@ -325,7 +326,7 @@ def _network(source: DataSource, settings: BuildSettings) -> Network:
             raise TrainError(
                 f"{settings.backbone_weights} does not fit {settings.network}: {error}"
             ) from None
-    return network.to(memory_format=torch.channels_last)  # type: ignore[no-any-return, call-overload]
+    return network
 
 
 def _own_network(network: Network, source: DataSource) -> Network:
