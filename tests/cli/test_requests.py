@@ -1,6 +1,9 @@
 """`brickyard make --requests`: a whole file of requests in one process."""
 
 import json
+from pathlib import Path
+
+from brickyard.factory import Factory
 
 
 def write(folder, *records):
@@ -20,7 +23,11 @@ def test_every_request_gets_a_line(run, pico, tmp_path):
     assert done.exit_code == 0, done.output
     first, second = map(json.loads, done.stdout.splitlines())
     assert (first["task"], second["task"], second["seed"]) == ("red", "blue circle", 3)
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["00001", "first"]
+    key = json.loads((tmp_path / "out" / "first" / "request.json").read_text())["key"]
+    hashed = Path(second["files"]["model"]).parent
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {hashed.name, "first"}
+    assert json.loads((hashed / "request.json").read_text())["key"].startswith(hashed.name)
+    assert len(key) == 64
     again = run("make", pico, "--requests", file, "--out", tmp_path / "out")
     assert again.exit_code == 0, again.output
     assert again.stdout.splitlines()[0].startswith(str(tmp_path / "out" / "first"))
@@ -37,7 +44,7 @@ def test_a_failed_request_does_not_stop_the_others(run, pico, tmp_path):
 
 
 def test_one_bad_line_and_nothing_is_made(run, pico, tmp_path):
-    good = {"task": "red"}
+    good = {"task": "red", "name": "first"}
     for bad, message in [
         ("{", "not JSON"),
         ({"tsk": "red"}, "keys among task"),
@@ -45,7 +52,7 @@ def test_one_bad_line_and_nothing_is_made(run, pico, tmp_path):
         ({"task": "red", "budget": {"max_mac": 3}}, "max_mac"),
         ({"task": "red", "seed": "1"}, "seed = '1' is no int"),
         ({"task": "red", "name": "../x"}, "plain name"),
-        ({"task": "red", "name": "00000"}, "that of line 1 too"),
+        ({"task": "red", "name": "first"}, "that of line 1 too"),
     ]:
         done = run("make", pico, "--requests", write(tmp_path, good, bad), "--out", tmp_path / "out")
         assert done.exit_code == 1
@@ -56,10 +63,18 @@ def test_one_bad_line_and_nothing_is_made(run, pico, tmp_path):
 
 def test_a_model_of_another_request_is_not_taken_for_the_answer(run, pico, tmp_path):
     assert (
-        run("make", pico, "--requests", write(tmp_path, {"task": "red"}), "--out", tmp_path / "out").exit_code
+        run(
+            "make",
+            pico,
+            "--requests",
+            write(tmp_path, {"task": "red", "name": "a"}),
+            "--out",
+            tmp_path / "out",
+        ).exit_code
         == 0
     )
-    done = run("make", pico, "--requests", write(tmp_path, {"task": "blue"}), "--out", tmp_path / "out")
+    file = write(tmp_path, {"task": "blue", "name": "a"})
+    done = run("make", pico, "--requests", file, "--out", tmp_path / "out")
     assert done.exit_code == 1
     assert "holds the model of another request" in done.stderr
 
@@ -76,3 +91,30 @@ def test_options_that_do_not_go_together(run, pico, tmp_path):
     assert (
         "does not exist" in run("make", pico, "--requests", tmp_path / "no", "--out", tmp_path / "o").stderr
     )
+
+
+def test_identical_requests_are_made_once(run, pico, tmp_path, monkeypatch):
+    made = []
+    make = Factory.make
+    monkeypatch.setattr(Factory, "make", lambda self, **given: made.append(given) or make(self, **given))
+    whole = Factory.load(pico).maker(None).whole.macs
+    first = {"task": "red circle", "budget": {"max_macs": "100%"}}
+    same = {"task": "circle red", "budget": {"max_macs": whole}, "seed": 0, "name": "mine"}
+    other = [{**first, "seed": 1}, {**first, "budget": {"max_macs": "40%"}}, {**first, "task": "red"}]
+    file = write(tmp_path, first, same, *other)
+    done = run("make", pico, "--requests", file, "--out", tmp_path / "out", "--json")
+    assert done.exit_code == 0, done.output
+    answers = [json.loads(line) for line in done.stdout.splitlines()]
+    assert answers[0] == answers[1]
+    assert len({answer["files"]["model"] for answer in answers}) == len(made) == 4
+    reversed_file = write(tmp_path, *reversed([first, same, *other]))
+    again = run("make", pico, "--requests", reversed_file, "--out", tmp_path / "out", "--json")
+    assert [json.loads(line) for line in again.stdout.splitlines()] == answers[::-1]
+    assert len(made) == 4
+
+
+def test_a_model_of_another_factory_is_not_the_answer(run, pico, tmp_path):
+    first, second = Factory.load(pico), Factory.load("geometry")
+    asked = {"task": "red", "budget": {"max_macs": "50%"}}
+    assert first.request_key(**asked) == Factory.load(pico).request_key(**asked)
+    assert first.request_key(**asked) != second.request_key(**asked)

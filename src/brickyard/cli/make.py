@@ -67,7 +67,7 @@ def make(
         typer.Option(
             metavar="FILE.jsonl",
             help="Make a model for each line: a JSON object with the keys task, budget, device, seed, name, "
-            "all optional.",
+            "all optional. Identical requests are made once; a run that was stopped goes on.",
         ),
     ] = None,
     out: Annotated[
@@ -144,7 +144,7 @@ def make(
 
 
 def _tell_infeasible(error: InfeasibleError, *, task: str | None, limits: dict[str, Any], json: bool) -> None:
-    from brickyard.factory.factory import failure
+    from brickyard.factory.bulk import failure
 
     complain(str(error))
     say(f"  binding limit {error.limit}: requested {error.requested:.6g}, smallest {error.smallest:.6g}")

@@ -44,13 +44,14 @@ def read_requests(file: Path, vocabulary: Vocabulary, *, out: Path) -> list[tupl
             continue
         try:
             record = _request(line, vocabulary)
-            name = record.get("name") or f"{len(requests):05d}"
+            name = record.get("name")
             if name in names:
                 raise BudgetError(f"name {name!r} is that of line {names[name]} too; names must differ")
-            _check_made(out / name, record, vocabulary)
+            if name is not None:
+                _check_made(out / name, record, vocabulary)
+                names[name] = number
         except BrickyardError as error:
             raise BudgetError(f"{file}, line {number}: {error}. Nothing was made") from None
-        names[name] = number
         requests.append((number, record))
     if not requests:
         raise BudgetError(f"{file} holds no request; give one JSON object per line")

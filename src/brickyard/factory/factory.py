@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from brickyard.core.errors import ArtifactError, BrickyardError, BudgetError, DeviceError, InfeasibleError
-from brickyard.core.files import read_json
+from brickyard.core.errors import ArtifactError, DeviceError, InfeasibleError
+from brickyard.core.files import sha256
 from brickyard.core.task import Task, Vocabulary
 from brickyard.devices.measure import this_device_name
 from brickyard.devices.profile import DeviceProfile
 from brickyard.devices.profile import profile as profile_device
 from brickyard.devices.table import read_table
+from brickyard.factory.bulk import make_all, request_key
 from brickyard.factory.folder import FactoryFolder, cache_folder, find_factory
 from brickyard.factory.make import Maker, nearest_feasible, write_model
 from brickyard.factory.records import Budget, Report
@@ -213,19 +215,66 @@ class Factory:
         target = Path(out)
         if target.exists() and not (target.is_dir() and not any(target.iterdir())):
             raise ArtifactError(f"{target} already exists; choose another folder or remove it first")
-        profile = None
-        if ceilings.latency_ms is not None or device is not None:
-            profile = self.device(device, threads=threads, progress=progress)
-        else:
-            profile = self._kept_profile(threads)
-        maker = self.maker(profile, threads=threads)
+        profile = self._asked_device(ceilings, device, threads=threads, progress=progress)
+        key = self._key(wanted, ceilings, profile, threads=threads, seed=seed)
+        maker = self.maker(profile or self._kept_profile(threads), threads=threads)
         limits = ceilings.limits(whole_macs=maker.whole.macs)
         try:
             model = maker.make(wanted, limits, seed=seed)
         except InfeasibleError as error:
             error.nearest = nearest_feasible(maker, wanted, limits, error, seed=seed)
             raise
-        return write_model(maker, model, task=wanted, budget=ceilings, out=target, seed=seed, started=started)
+        return write_model(
+            maker, model, task=wanted, budget=ceilings, out=target, seed=seed, started=started, key=key
+        )
+
+    def request_key(
+        self,
+        *,
+        task: str | Task | None = None,
+        budget: Budget | Mapping[str, Any] | None = None,
+        device: str | Path | DeviceProfile | None = None,
+        threads: int = 1,
+        seed: int = 0,
+    ) -> str:
+        """Return the hash of everything that decides the model of a request; arguments are those of `make`.
+
+        Requests of one key have the same model, which its `request.json` names by the key.
+        """
+        wanted = task if isinstance(task, Task) else self.vocabulary.parse(task)
+        ceilings = budget if isinstance(budget, Budget) else Budget(**dict(budget or {}))
+        profile = self._asked_device(ceilings, device, threads=threads)
+        return self._key(wanted, ceilings, profile, threads=threads, seed=seed)
+
+    def _asked_device(
+        self,
+        budget: Budget,
+        device: str | Path | DeviceProfile | None,
+        *,
+        threads: int,
+        progress: Progress = _quiet,
+    ) -> DeviceProfile | None:
+        """Return the profile that a request refers to; None where no device plays a part."""
+        if budget.latency_ms is None and device is None:
+            return None
+        return self.device(device, threads=threads, progress=progress)
+
+    def _key(
+        self, task: Task, budget: Budget, device: DeviceProfile | None, *, threads: int, seed: int
+    ) -> str:
+        whole = self.folder.blueprint.count(self.folder.blueprint.space.largest())
+        return request_key(
+            factory_sha256=self._sha256,
+            task=task.text,
+            limits=budget.limits(whole_macs=whole.macs),
+            device=device,
+            threads=threads if device is None else device.threads,
+            seed=seed,
+        )
+
+    @cached_property
+    def _sha256(self) -> str:
+        return sha256(self.folder.path / "manifest.json")
 
     def make_all(
         self,
@@ -239,7 +288,9 @@ class Factory:
 
         Args:
             requests: Records with the keys `task`, `budget`, `device`, `seed`, `name`, all optional.
-            out: Folder of the model folders; those that already hold a model are not made again.
+            out: Folder of the model folders, each of the request's name or of a hash of its content. A
+                request that a model in it answers is not made again: its answer is the report of that model,
+                whose `files` say where it lies. So a run can be stopped and given again.
             threads: Threads of this machine.
             progress: Called after each request.
 
@@ -249,62 +300,4 @@ class Factory:
         Raises:
             BudgetError: A request has an unknown key or an unusable name; then nothing is made.
         """
-        known = {"task", "budget", "device", "seed", "name"}
-        for number, request in enumerate(requests):
-            if not set(request) <= known:
-                raise BudgetError(
-                    f"request {number} has unknown keys {sorted(set(request) - known)}; known: "
-                    f"{sorted(known)}"
-                )
-            name = str(request.get("name") or "")
-            if Path(name).name != name or name == "..":
-                raise BudgetError(
-                    f"request {number} has name = {name!r}; give the plain name of a folder inside `out`"
-                )
-        for number, request in enumerate(requests):
-            target = Path(out) / str(request.get("name") or f"{number:05d}")
-            given = {key: value for key, value in request.items() if key != "name" and value is not None}
-            try:
-                yield (
-                    self._kept(target, given) or self.make(**given, out=target, threads=threads).model_dump()
-                )
-            except BrickyardError as error:
-                yield failure(error, task=given.get("task"), budget=given.get("budget"))
-            progress(number + 1, len(requests), str(target))
-
-    def _kept(self, target: Path, request: Mapping[str, Any]) -> dict[str, Any] | None:
-        """Return the report of a folder that answers a request already; None if there is no such folder.
-
-        Raises:
-            ArtifactError: The folder holds the model of another request.
-        """
-        if not (target / "manifest.json").is_file():
-            return None
-        kept = read_json(target / "request.json")
-        budget = Budget(**dict(request.get("budget") or {})).model_dump(exclude_none=True)
-        asked = (self.name, self.vocabulary.parse(request.get("task")).text, budget, request.get("seed", 0))
-        if asked != (kept["factory"], kept["task"], kept["budget"], kept["seed"]):
-            raise ArtifactError(f"{target} holds the model of another request; choose another folder or name")
-        report: dict[str, Any] = read_json(target / "report.json")
-        return report
-
-
-def failure(error: BrickyardError, *, task: Any, budget: Any) -> dict[str, Any]:
-    """Return the JSON answer to a request that could not be met.
-
-    Args:
-        error: Why.
-        task: The request's task.
-        budget: The request's budget.
-    """
-    answer = {
-        "feasible": False,
-        "task": task,
-        "budget": budget,
-        "kind": type(error).__name__,
-        "error": str(error),
-    }
-    if isinstance(error, InfeasibleError):
-        answer |= {"binding_limit": error.limit, "requested": error.requested, "smallest": error.smallest}
-        answer["nearest"] = error.nearest
-    return answer
+        return make_all(self, requests, out=Path(out), threads=threads, progress=progress)

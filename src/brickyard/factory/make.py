@@ -31,6 +31,8 @@ from brickyard.devices.profile import DeviceProfile
 from brickyard.factory.folder import FORMAT_VERSION, FactoryFolder, versions
 from brickyard.factory.quality import (
     Floats,
+    curve_of,
+    known_task,
     measure_quality,
     open_session,
     scores_of,
@@ -38,7 +40,7 @@ from brickyard.factory.quality import (
     task_examples,
     task_labels,
 )
-from brickyard.factory.records import Block, Budget, Costs, CurvePoint, Latency, Quality, Report
+from brickyard.factory.records import Block, Budget, Costs, Latency, Quality, Report
 from brickyard.factory.report_html import render
 
 _ROUNDS = 3
@@ -344,33 +346,8 @@ class Maker:
         )
 
 
-def curve_of(folder: FactoryFolder, task: Task) -> tuple[CurvePoint, ...]:
-    """Return the factory's curve from limit to quality: of the task itself, else the mean of all tested."""
-    record = folder.quality
-    tested = record["tasks"]
-    rows = [tested[task.text]] if task.text in tested else list(tested.values())
-    return tuple(
-        CurvePoint(
-            limit=limit,
-            macs_share=float(np.mean([row["macs_share"][place] for row in rows])),
-            quality=float(np.mean([row["quality"][place] for row in rows])),
-        )
-        for place, limit in enumerate(record["limits"])
-    )
-
-
-def known_task(folder: FactoryFolder, task: Task) -> bool | None:
-    """Tell whether a property task was trained; None for classes."""
-    if task.kind == "classes":
-        return None
-    if len(task.words) < 2:
-        return True
-    unseen = [set(text.split()) for text, row in folder.quality["tasks"].items() if row["known"] is False]
-    return len(task.words) <= 3 and not any(pair <= set(task.words) for pair in unseen)
-
-
 def write_model(
-    maker: Maker, model: Model, *, task: Task, budget: Budget, out: Path, seed: int, started: float
+    maker: Maker, model: Model, *, task: Task, budget: Budget, out: Path, seed: int, started: float, key: str
 ) -> Report:
     """Write the model folder of a made model, all or nothing.
 
@@ -382,6 +359,7 @@ def write_model(
         out: Folder to write; must not exist or be empty.
         seed: Seed of the request.
         started: `time.perf_counter()` at the start of the request.
+        key: The request's key, see `Factory.request_key`.
 
     Returns:
         The report, which lies in the folder too.
@@ -423,6 +401,7 @@ def write_model(
         write_json(
             target / files["request"],
             {
+                "key": key,
                 "factory": folder.name,
                 "factory_sha256": sha256(folder.path / "manifest.json"),
                 "task": task.text,

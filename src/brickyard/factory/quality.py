@@ -18,7 +18,8 @@ from brickyard.core.task import Task, Vocabulary
 from brickyard.data.examples import Examples, Preprocess
 from brickyard.data.geometry import GeometrySpec, task_scenes
 from brickyard.export.blueprint import Blueprint
-from brickyard.factory.records import Quality
+from brickyard.factory.folder import FactoryFolder
+from brickyard.factory.records import CurvePoint, Quality
 
 Floats = npt.NDArray[np.float32]
 Labels = npt.NDArray[np.int64]
@@ -218,3 +219,28 @@ def measure_curve(
             row["macs_share"].append(round(blueprint.count(config).macs / whole, 4))
         tasks[task.text] = row
     return {"limits": list(limits), "examples": _CURVE_PICTURES, "seed": seed, "tasks": tasks}
+
+
+def curve_of(folder: FactoryFolder, task: Task) -> tuple[CurvePoint, ...]:
+    """Return the factory's curve from limit to quality: of the task itself, else the mean of all tested."""
+    record = folder.quality
+    tested = record["tasks"]
+    rows = [tested[task.text]] if task.text in tested else list(tested.values())
+    return tuple(
+        CurvePoint(
+            limit=limit,
+            macs_share=float(np.mean([row["macs_share"][place] for row in rows])),
+            quality=float(np.mean([row["quality"][place] for row in rows])),
+        )
+        for place, limit in enumerate(record["limits"])
+    )
+
+
+def known_task(folder: FactoryFolder, task: Task) -> bool | None:
+    """Tell whether a property task was trained; None for classes."""
+    if task.kind == "classes":
+        return None
+    if len(task.words) < 2:
+        return True
+    unseen = [set(text.split()) for text, row in folder.quality["tasks"].items() if row["known"] is False]
+    return len(task.words) <= 3 and not any(pair <= set(task.words) for pair in unseen)
