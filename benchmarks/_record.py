@@ -71,9 +71,10 @@ class Ledger:
         folder: Folder of the CSV files.
         mode: `full` or `quick`.
         threads: Threads that everything ran with.
+        benchmark: Name of the benchmark, with which the names of its CSV files begin.
     """
 
-    def __init__(self, folder: Path, *, mode: str, threads: int) -> None:
+    def __init__(self, folder: Path, *, mode: str, threads: int, benchmark: str = "customize") -> None:
         now = datetime.now(UTC)
         self.folder, self.run, self.mode, self.threads = (
             folder,
@@ -83,10 +84,10 @@ class Ledger:
         )
         self.device = f"{platform.machine()} {processor_name()}"
         slug = re.sub(r"[^a-z0-9]+", "-", self.device.lower()).strip("-")
-        self.path = folder / f"customize-{now:%Y-%m-%d}-{slug}-{threads}t-fp32.csv"
+        self.path = folder / f"{benchmark}-{now:%Y-%m-%d}-{slug}-{threads}t-fp32.csv"
         found = versions("torch", "torch-pruning", "scikit-learn")
         self.versions = " ".join(f"{name}={number}" for name, number in found.items())
-        self.earlier = _read(folder)
+        self.earlier = _read(folder, benchmark)
         self.rows: list[Row] = []
 
     def add(self, section: str, method: str, metric: str, value: float, **more: object) -> None:
@@ -121,9 +122,9 @@ class Ledger:
         return list({row.key: row for row in sorted(rows, key=lambda row: row.run)}.values())
 
 
-def _read(folder: Path) -> list[Row]:
+def _read(folder: Path, benchmark: str) -> list[Row]:
     rows = []
-    for path in sorted(folder.glob("customize-*.csv")):
+    for path in sorted(folder.glob(f"{benchmark}-*.csv")):
         with path.open(newline="") as stream:
             for record in csv.DictReader(stream):
                 numbers = {"value": float(record["value"]), "count": int(record["count"])}
