@@ -41,7 +41,7 @@ def classes(
         most_pictures: Most test pictures of a subset.
     """
     for place, entry in enumerate(entries):
-        examples = _test_pictures(entry, most_pictures)
+        examples = test_pictures(entry, most_pictures)
         for limit in ("25%", "50%"):
             trial = Trial(
                 section="cifar" if what == "cifar10" else what,
@@ -55,7 +55,7 @@ def classes(
             run_trial(ledger, trial, effort if first else replace(effort, alone=0))
 
 
-def _test_pictures(entry: Kept, most: int) -> Callable[[Task], tuple[Pictures, Labels]]:
+def test_pictures(entry: Kept, most: int) -> Callable[[Task], tuple[Pictures, Labels]]:
     heldout = entry.data.heldout
 
     @cache
