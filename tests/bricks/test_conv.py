@@ -49,7 +49,7 @@ def test_equals_a_convolution_with_sliced_weights(rows, columns, kernel, stride,
 
 def test_depthwise_equals_a_grouped_convolution():
     width = Width(Subset("width", 4), 8, 2)
-    conv = ElasticConv2d(8, 8, 3, stride=2, depthwise=True, width_in=width, width_out=width)
+    conv = ElasticConv2d(8, 8, 3, stride=2, groups=8, width_in=width, width_out=width)
     width.decision.value = (0, 3)
     x = torch.randn(1, 4, 9, 9)
     expected = F.conv2d(x, conv.weight[[0, 1, 6, 7]], None, 2, 1, groups=4)
@@ -65,7 +65,7 @@ def test_extracts_to_a_plain_convolution(depthwise: bool):
         3,
         stride=2,
         bias=True,
-        depthwise=depthwise,
+        groups=8 if depthwise else 1,
         width_in=width if depthwise else None,
         width_out=width,
     )

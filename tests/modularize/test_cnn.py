@@ -99,12 +99,46 @@ def test_normalisation_outside_of_sequences_is_folded(net):
     assert blueprint.parity_error < 1e-5
 
 
-def test_grouped_convolutions_stay_whole(net):
+def test_groups_that_join_the_residual_stream_stay_whole(net):
     made = modularize_cnn(trained(Net(Block(8, 12), Block(8, 8, groups=2))), input_shape=SHAPE)
     assert [part.decision for part in made.split] == ["blocks.0.conv1"]
     assert ("blocks.1.conv1",) in [part.layers for part in made.whole]
-    assert any("blocks.1.conv2 has 2 groups" in part.reason for part in made.whole)
+    assert any("blocks.1.conv2 has 2 groups, which join" in part.reason for part in made.whole)
     check_network(made.network, samples=2)
+
+
+class Bottleneck(nn.Module):
+    """A block of RegNet: a grouped convolution between two pointwise ones, with squeeze-and-excitation."""
+
+    def __init__(self, channels: int, inner: int, *, groups: int, squeezed: bool):
+        super().__init__()
+        self.conv1, self.bn1 = nn.Conv2d(channels, inner, 1, bias=False), nn.BatchNorm2d(inner)
+        self.conv2 = nn.Conv2d(inner, 2 * inner, 3, padding=1, groups=groups, bias=False)
+        self.squeeze = nn.Conv2d(2 * inner, 4, 1) if squeezed else None
+        self.excite = nn.Conv2d(4, 2 * inner, 1) if squeezed else None
+        self.conv3 = nn.Conv2d(2 * inner, channels, 1)
+
+    def forward(self, x):
+        inside = F.relu(self.conv2(F.relu(self.bn1(self.conv1(x)))))
+        if self.squeeze is not None:
+            scale = self.excite(F.relu(self.squeeze(inside.mean((2, 3), keepdim=True))))
+            inside = inside * scale.sigmoid()
+        return x + self.conv3(inside)
+
+
+@pytest.mark.parametrize("squeezed", [False, True])
+@pytest.mark.parametrize(("group_channels", "bricks"), [(2, 6), (4, 3), (6, 2), (100, 1)])
+def test_grouped_convolutions_are_cut_by_whole_groups(squeezed, group_channels, bricks):
+    block = Bottleneck(8, 12, groups=6, squeezed=squeezed)
+    made = modularize_cnn(trained(Net(block)), input_shape=SHAPE, group_channels=group_channels)
+    first = made.split[0]
+    assert (first.decision, first.groups, first.group_channels) == ("blocks.0.conv1", bricks, 12 // bricks)
+    readers = {"blocks.0.conv1", "blocks.0.bn1", "blocks.0.conv2", "blocks.0.conv3"}
+    assert set(first.layers) >= readers | ({"blocks.0.squeeze", "blocks.0.excite"} if squeezed else set())
+    check_network(made.network, samples=3)
+    plain = made.network.extract(made.network.space.smallest())
+    assert plain.get_submodule("blocks.0.conv2").groups == 6 // bricks
+    assert export_blueprint(made.network, samples=4).parity_error < 1e-5
 
 
 def test_what_works_across_channels_stays_whole():
@@ -128,7 +162,7 @@ def test_a_function_across_channels_is_found_by_computing():
 
 
 def test_nothing_to_split_is_refused_with_the_reasons():
-    with pytest.raises(ModularizeError, match=r"nothing .* can be split .*stem.*layers make"):
+    with pytest.raises(ModularizeError, match=r"nothing .* can be split .*stem.*residual stream"):
         modularize_cnn(trained(Net(Block(8, 8, groups=2), Block(8, 8, groups=4))), input_shape=SHAPE)
 
 

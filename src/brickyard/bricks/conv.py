@@ -21,7 +21,8 @@ from brickyard.core.decision import Choice, Decision
 class ElasticConv2d(Brick):
     """A convolution whose output and input channels and kernel can be decided.
 
-    Per-sample gates of the input's width multiply the input.
+    Per-sample gates of the input's width multiply the input; not that of a grouped convolution, whose
+    channels that are off reach only outputs that are off too.
 
     Args:
         in_channels: Input channels of the whole network.
@@ -29,7 +30,8 @@ class ElasticConv2d(Brick):
         kernel_size: Largest kernel, odd.
         stride: Stride of both axes.
         padding: Zeros around both axes; half of the active kernel (`same`) if None.
-        depthwise: One filter per channel; then `width_in` must be `width_out`.
+        groups: Groups of channels that are convolved apart, `in_channels` for a depthwise convolution. With
+            more than one, both widths must be of the same decision, and a unit of them be whole groups.
         bias: Whether there is a bias.
         width_in: What cuts the input channels, if anything does.
         width_out: What cuts the output channels, if anything does.
@@ -47,21 +49,21 @@ class ElasticConv2d(Brick):
         *,
         stride: int = 1,
         padding: int | None = None,
-        depthwise: bool = False,
+        groups: int = 1,
         bias: bool = False,
         width_in: Width | None = None,
         width_out: Width | None = None,
         kernel: Choice | None = None,
     ) -> None:
         super().__init__()
-        assert not depthwise or (in_channels == out_channels and width_in == width_out)
+        assert groups == 1 or _whole_groups(groups, (in_channels, width_in), (out_channels, width_out))
         assert kernel is None or (kernel.largest() == kernel_size and padding is None)
-        self.stride, self.depthwise, self.same = (stride, stride), depthwise, padding is None
+        self.stride, self.groups, self.same = (stride, stride), groups, padding is None
         self.kernel_size, self.dilation = (kernel_size, kernel_size), (1, 1)
         self.padding = (kernel_size // 2,) * 2 if padding is None else (padding, padding)
         self.width_in, self.width_out, self.kernel = width_in, width_out, kernel
-        fan = (1 if depthwise else in_channels) * kernel_size**2
-        shape = (out_channels, 1 if depthwise else in_channels, kernel_size, kernel_size)
+        fan = in_channels // groups * kernel_size**2
+        shape = (out_channels, in_channels // groups, kernel_size, kernel_size)
         self.weight = nn.Parameter(torch.randn(shape) * math.sqrt(2.0 / fan))
         self.register_parameter("bias", nn.Parameter(torch.zeros(out_channels)) if bias else None)
 
@@ -74,7 +76,7 @@ class ElasticConv2d(Brick):
     def cuts(self) -> dict[str, tuple[Cut, ...]]:
         """Return the cuts of weight (rows, columns, kernel) and bias (rows)."""
         rows = () if self.width_out is None else (self.width_out.cut(0),)
-        columns = () if self.width_in is None or self.depthwise else (self.width_in.cut(1),)
+        columns = () if self.width_in is None or self.groups > 1 else (self.width_in.cut(1),)
         full = self.weight.shape[-1]
         kernel = (
             ()
@@ -88,12 +90,16 @@ class ElasticConv2d(Brick):
         weights = self.active()
         weight = weights["weight"]
         assert weight is not None
-        if self.width_in is not None and not self.depthwise:
+        if self.width_in is not None and self.groups == 1:
             x = self.width_in.gate(x)
         if weight.numel() == 0:
             return self._nothing(x, weight, weights["bias"])
-        groups = weight.shape[0] if self.depthwise else 1
+        groups = self._groups(weight)
         return F.conv2d(x, weight, weights["bias"], self.stride, self._pads(weight), groups=groups)
+
+    def _groups(self, weight: Tensor) -> int:
+        """Return the groups of an active weight."""
+        return max(1, self.groups * weight.shape[0] // self.weight.shape[0])
 
     def _pads(self, weight: Tensor) -> tuple[int, int]:
         return (weight.shape[-1] // 2,) * 2 if self.same else self.padding
@@ -113,9 +119,20 @@ class ElasticConv2d(Brick):
         weight, bias = weights["weight"], weights["bias"]
         assert weight is not None
         out_channels, in_channels, kernel_size, _ = weight.shape
-        groups = max(1, out_channels) if self.depthwise else 1
+        groups = self._groups(weight)
         plain = nn.Conv2d(1, 1, kernel_size, self.stride, self._pads(weight), bias=bias is not None)
         plain.in_channels, plain.out_channels, plain.groups = in_channels * groups, out_channels, groups
         plain.weight = weight
         plain.bias = bias
         return plain
+
+
+def _whole_groups(groups: int, *sides: tuple[int, Width | None]) -> bool:
+    """Tell whether the widths of both sides cut whole groups, the same ones."""
+    widths = [(channels, width) for channels, width in sides if width is not None]
+    if any(channels % groups for channels, _ in sides) or len(widths) == 1:
+        return False
+    return (
+        all(width.unit % (channels // groups) == 0 for channels, width in widths)
+        and len({(width.decision.name, width.unit * groups // channels) for channels, width in widths}) <= 1
+    )

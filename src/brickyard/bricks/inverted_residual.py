@@ -77,7 +77,7 @@ def inverted_residual(
             inner,
             kernel.largest(),
             stride=stride,
-            depthwise=True,
+            groups=inner,
             width_in=width,
             width_out=width,
             kernel=kernel,

@@ -177,15 +177,15 @@ class Cutter:
         return helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, shape)
 
     def _fix_convolution(self, node: onnx.NodeProto, config: Mapping[str, Any]) -> None:
-        """Set what follows from the cuts of the weight: groups of a depthwise one, kernel and pads."""
+        """Set what follows from the cuts of the weight: groups, kernel and pads."""
         full = self.weights[node.input[1]].shape
         for cut in self.cuts.get(node.input[1], ()):
             length = cut.length(config[cut.decision])
             if length == cut.full or cut.axis == 1:
                 continue
             for attribute in node.attribute:
-                if cut.axis == 0 and attribute.name == "group" and attribute.i == full[0]:
-                    attribute.i = length
+                if cut.axis == 0 and attribute.name == "group" and attribute.i > 1:
+                    attribute.i = attribute.i * length // cut.full
                 elif cut.axis >= 2 and attribute.name == "kernel_shape":
                     attribute.ints[cut.axis - 2] = length
                 elif cut.axis >= 2 and attribute.name == "pads":

@@ -189,14 +189,13 @@ def _check_groups(blueprint: Blueprint) -> None:
     cutter = blueprint.cutter
     for node in cutter.topology.nodes:
         groups = next((attribute.i for attribute in node.attribute if attribute.name == "group"), 1)
-        if (
-            groups != 1
-            and groups != cutter.weights[node.input[1]].shape[0]
-            and cutter.cuts.get(node.input[1])
+        if groups == 1:
+            continue
+        each = cutter.weights[node.input[1]].shape[0] // groups
+        if any(
+            cut.axis == 1 or (cut.axis == 0 and cut.unit % each) for cut in cutter.cuts.get(node.input[1], ())
         ):
-            raise ExportError(
-                f"{node.name} has {groups} groups; only plain and depthwise convolutions can be cut"
-            )
+            raise ExportError(f"{node.name} has {groups} groups, which are not cut as wholes")
     ends = [(left.prefix, cutter.topology.inside(left.prefix)) for left in blueprint.leftovers]
     for stage in blueprint.stages:
         paths = [f"{stage.prefix}.{block}" for block in range(stage.count)]

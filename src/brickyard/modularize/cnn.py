@@ -121,22 +121,25 @@ def modularize_cnn(
     split: list[Split] = []
     whole: list[Whole] = []
     head = _head(graph, root, paths) if classes else None
-    for members in _channel_sets(graph, root, paths):
-        maker = members[0]
-        channels = _channels(maker.module)
-        reason = "its rows are the network's outputs" if maker.path == head else _obstacle(members)
+    for bundle in _bundles(list(_channel_sets(graph, root, paths))):
+        maker = bundle[0][0]
         if maker.path == head:
-            subset = Subset(CLASSES, channels, minimum=1)
-            _assign(widths, members, Width(subset, channels))
-        elif reason is None:
-            unit = max(size for size in range(1, group_channels + 1) if channels % size == 0)
-            subset = Subset(maker.path, channels // unit, minimum=1)
-            _assign(widths, members, Width(subset, channels, unit))
-            layers = tuple(member.path for member in members)
-            split.append(Split(maker.path, layers, subset.count, unit))
+            channels = _channels(maker.module)
+            _assign(widths, bundle[0], Width(Subset(CLASSES, channels, minimum=1), channels))
+            continue
+        reason = _bundle_obstacle(bundle, graph)
+        if reason is None:
+            parts = _bricks(bundle, group_channels)
+            subset = Subset(maker.path, parts, minimum=1)
+            for members in bundle:
+                channels = _channels(members[0].module)
+                _assign(widths, members, Width(subset, channels, channels // parts))
+            layers = tuple(dict.fromkeys(member.path for members in bundle for member in members))
+            split.append(Split(maker.path, layers, parts, _channels(maker.module) // parts))
         else:
-            makers = tuple(member.path for member in members if member.makes)
-            whole.append(Whole(makers, channels, reason))
+            for members in bundle:
+                makers = tuple(member.path for member in members if member.makes)
+                whole.append(Whole(makers, _channels(members[0].module), reason))
     if not split:
         reasons = "; ".join(f"{part.layers[0]}: {part.reason}" for part in whole) or "it has no convolutions"
         raise ModularizeError(f"nothing in this network can be split ({reasons})")
@@ -204,17 +207,62 @@ def _is_depthwise(layer: nn.Conv2d) -> bool:
     return layer.groups == layer.in_channels == layer.out_channels and layer.groups > 1
 
 
+def _is_grouped(layer: nn.Module) -> bool:
+    return isinstance(layer, nn.Conv2d) and layer.groups > 1 and not _is_depthwise(layer)
+
+
+def _bundles(sets: list[list[_Member]]) -> Iterator[list[list[_Member]]]:
+    """Yield the sets of channels that must be cut together, since grouped convolutions join them."""
+    while sets:
+        bundle, joints = [sets.pop(0)], {""}
+        for members in bundle:
+            joints |= {member.path for member in members if _is_grouped(member.module)}
+            joined = [other for other in sets if any(member.path in joints for member in other)]
+            bundle += joined
+            sets = [other for other in sets if not any(other is found for found in joined)]
+        yield bundle
+
+
+def _bricks(bundle: Sequence[Sequence[_Member]], group_channels: int) -> int:
+    """Return how many bricks a bundle is cut into: as many as group_channels and grouped layers allow."""
+    channels = _channels(bundle[0][0].module)
+    modules = [member.module for members in bundle for member in members]
+    most = min(
+        (layer.groups for layer in modules if isinstance(layer, nn.Conv2d) and _is_grouped(layer)),
+        default=channels,
+    )
+    fits = [parts for parts in range(1, most + 1) if most % parts == 0]
+    return min((parts for parts in fits if channels // parts <= group_channels), default=most)
+
+
 def _channels(layer: nn.Module) -> int:
     weight = layer.weight
     assert isinstance(weight, Tensor)
     return int(weight.shape[0])
 
 
-def _obstacle(members: Sequence[_Member]) -> str | None:
+def _bundle_obstacle(bundle: Sequence[Sequence[_Member]], graph: Any) -> str | None:
+    """Return why sets of channels that belong together cannot be split, None if they can."""
+    reason = next(filter(None, (_obstacle(members, graph) for members in bundle)), None)
+    joints = {
+        member.path: member.module.groups
+        for members in bundle
+        for member in members
+        if isinstance(member.module, nn.Conv2d) and _is_grouped(member.module)
+    }
+    if reason is None and len(set(joints.values())) > 1:
+        reason = "another number of groups joins them as well"
+    if reason is None or len(bundle) == 1:
+        return reason
+    path, groups = next(iter(joints.items()))
+    return f"{path} has {groups} groups, which join them to other channels: {reason}"
+
+
+def _obstacle(members: Sequence[_Member], graph: Any) -> str | None:
     """Return why a set of channels cannot be split, None if it can."""
     makers = [member for member in members if member.makes]
-    if len(makers) > 1:
-        return f"{len(makers)} layers make the same channels (a residual stream, or factors of a scaling)"
+    if len(makers) > 1 and not _only_scaled(members, graph):
+        return f"{len(makers)} layers make the same channels (a residual stream)"
     # Operations without a module of their own stand in the graph under names with an underscore.
     layers = [member for member in members if not type(member.module).__name__.startswith("_")]
     found = next(filter(None, map(_layer_obstacle, layers)), None)
@@ -225,6 +273,13 @@ def _obstacle(members: Sequence[_Member]) -> str | None:
     if not any(isinstance(member.module, nn.Conv2d | nn.Linear) and not member.makes for member in layers):
         return "no layer reads the channels: they leave the network"
     return None
+
+
+def _only_scaled(members: Sequence[_Member], graph: Any) -> bool:
+    """Tell whether layers of the same channels meet in products alone, as in squeeze-and-excitation."""
+    nodes = [graph.module2node[member.module] for member in members if member.module in graph.module2node]
+    meet = [node for node in nodes if len(node.inputs) > 1 and type(node.module).__name__ == "_ElementWiseOp"]
+    return all("Mul" in node.name for node in meet)
 
 
 def _layer_obstacle(member: _Member) -> str | None:
@@ -244,8 +299,6 @@ def _layer_obstacle(member: _Member) -> str | None:
 
 def _unusual(layer: nn.Conv2d) -> str | None:
     """Return what an elastic convolution does not do, None if it does all that this layer does."""
-    if layer.groups > 1 and not _is_depthwise(layer):
-        return f"{layer.groups} groups"
     if layer.padding_mode != "zeros" or isinstance(layer.padding, str):
         return f"padding {layer.padding!r} of mode {layer.padding_mode!r}"
     for name in ("kernel_size", "stride", "padding", "dilation"):
@@ -309,7 +362,7 @@ def _elastic(layer: nn.Module, width_in: Width | None, width_out: Width | None) 
             layer.kernel_size[0],
             stride=layer.stride[0],
             padding=layer.padding[0],
-            depthwise=_is_depthwise(layer),
+            groups=layer.groups,
             width_in=width_in,
             width_out=width_out,
         )
