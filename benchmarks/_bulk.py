@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import resource
 import subprocess
 import sys
 import tempfile
@@ -20,7 +21,7 @@ _SLOWER = 3.0
 _SHARE = 10  # the first and the last tenth of the requests are compared
 
 
-def bulk(ledger: Ledger, entry: Kept, *, requests: int, threads: int) -> None:
+def bulk(ledger: Ledger, entry: Kept, *, requests: int, threads: int, jobs: int = 2) -> None:
     """Run `brickyard make --requests` and watch it from outside.
 
     Args:
@@ -28,6 +29,7 @@ def bulk(ledger: Ledger, entry: Kept, *, requests: int, threads: int) -> None:
         entry: The factory.
         requests: Number of requests; no two of them are the same.
         threads: Threads that files are measured with.
+        jobs: Requests that are worked on at the same time.
     """
     profile = entry.factory.profile(threads=threads, seed=entry.seed)
     with tempfile.TemporaryDirectory() as name:
@@ -39,7 +41,7 @@ def bulk(ledger: Ledger, entry: Kept, *, requests: int, threads: int) -> None:
         drawn = draw_requests(entry, profile, folder, count=requests)
         file.write_text("".join(json.dumps(request) + "\n" for request in drawn))
         command = [sys.executable, "-m", "brickyard", "make", str(entry.path), "--requests", str(file)]
-        command += ["--out", str(folder / "models"), "--json"]
+        command += ["--out", str(folder / "models"), "--json", "--jobs", str(jobs)]
         started = time.perf_counter()
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
         assert process.stdout is not None
@@ -133,6 +135,13 @@ def _slower(profile: DeviceProfile) -> DeviceProfile:
 
 
 def _resident(pid: int) -> float:
-    """Return the resident memory of a running process in bytes."""
-    pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
-    return float(pages * 4096)
+    """Return the resident memory of a running process and its children in bytes."""
+    pages = 0
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            parent = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
+            if pid in (int(folder.name), parent):
+                pages += int((folder / "statm").read_text().split()[1])
+        except (FileNotFoundError, ProcessLookupError):  # it has ended meanwhile
+            continue
+    return float(pages * resource.getpagesize())

@@ -3,6 +3,9 @@
 import json
 from pathlib import Path
 
+import pytest
+
+from brickyard.core.errors import BudgetError
 from brickyard.factory import Factory
 
 
@@ -118,3 +121,31 @@ def test_a_model_of_another_factory_is_not_the_answer(run, pico, tmp_path):
     asked = {"task": "red", "budget": {"max_macs": "50%"}}
     assert first.request_key(**asked) == Factory.load(pico).request_key(**asked)
     assert first.request_key(**asked) != second.request_key(**asked)
+
+
+def test_several_at_a_time_give_the_same_answers_in_order(run, pico, tmp_path):
+    asked = [
+        {"task": "red", "budget": {"max_macs": "60%"}},
+        {"task": "blue", "budget": {"max_macs": 10}},
+        {"task": "red", "budget": {"max_macs": "60%"}},
+        {"task": "blue circle", "name": "named"},
+        {"task": "circle"},
+    ]
+    file = write(tmp_path, *asked)
+    answers = []
+    for folder, jobs in (("one", 1), ("two", 2)):
+        done = run("make", pico, "--requests", file, "--out", tmp_path / folder, "--jobs", jobs, "--json")
+        assert done.exit_code == 2, done.output
+        answers.append([json.loads(line) for line in done.stdout.splitlines()])
+    for one, two in zip(*answers, strict=True):
+        assert (one["task"], one["feasible"]) == (two["task"], two["feasible"])
+        assert one.get("config_sha256") == two.get("config_sha256")
+    one, two = ({path.name for path in (tmp_path / folder).iterdir()} for folder in ("one", "two"))
+    assert one == two
+    assert len(one) == 3
+    assert answers[1][0] == answers[1][2]
+
+
+def test_jobs_out_of_range_are_refused(pico, tmp_path):
+    with pytest.raises(BudgetError, match="jobs = 0 is not allowed"):
+        list(Factory.load(pico).make_all([{"task": "red"}], out=tmp_path / "out", jobs=0))

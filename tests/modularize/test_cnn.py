@@ -8,6 +8,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from brickyard.core.errors import MissingExtraError, ModularizeError
+from brickyard.devices.measure import open_session, random_inputs, run_times
 from brickyard.export.whole import export_blueprint
 from brickyard.modularize import modularize_cnn
 from brickyard.testing import check_network
@@ -138,7 +139,38 @@ def test_grouped_convolutions_are_cut_by_whole_groups(squeezed, group_channels, 
     check_network(made.network, samples=3)
     plain = made.network.extract(made.network.space.smallest())
     assert plain.get_submodule("blocks.0.conv2").groups == 6 // bricks
-    assert export_blueprint(made.network, samples=4).parity_error < 1e-5
+    blueprint = export_blueprint(made.network, samples=4)
+    assert blueprint.parity_error < 1e-5
+    assert_blocks_run(blueprint)
+
+
+def assert_blocks_run(blueprint):
+    """Every block alone, as a device profile times it, is a model that runs."""
+    for block in blueprint.blocks:
+        session = open_session(blueprint.region_model(block, 1).SerializeToString(), threads=1)
+        assert run_times(session, random_inputs(session), 1)
+
+
+class Downsample(Block):
+    """A block of a CIFAR ResNet whose shortcut skips pixels and pads channels, by functions alone."""
+
+    def __init__(self):
+        super().__init__(8, 12)
+        self.conv1.stride = (2, 2)
+        self.conv2, self.bn2 = nn.Conv2d(12, 16, 3, padding=1, bias=False), nn.BatchNorm2d(16)
+
+    def forward(self, x):
+        shortcut = F.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, 4, 4))
+        return F.relu(shortcut + self.bn2(self.conv2(F.relu(self.bn1(self.conv1(x))))))
+
+
+def test_shortcuts_without_parameters():
+    net = Net(Block(8, 12), Downsample(), Block(16, 12))
+    net.fc = nn.Linear(16, 5)
+    made = modularize_cnn(trained(net), input_shape=SHAPE)
+    assert [part.decision for part in made.split] == [f"blocks.{block}.conv1" for block in range(3)]
+    check_network(made.network, samples=3)
+    assert_blocks_run(export_blueprint(made.network))
 
 
 def test_what_works_across_channels_stays_whole():

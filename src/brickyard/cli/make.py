@@ -70,6 +70,9 @@ def make(
             "all optional. Identical requests are made once; a run that was stopped goes on.",
         ),
     ] = None,
+    jobs: Annotated[
+        int, typer.Option(metavar="N", min=1, help="Lines of --requests that are worked on at the same time.")
+    ] = 1,
     out: Annotated[
         Path | None,
         typer.Option(
@@ -117,7 +120,9 @@ def make(
                 "tasks and limits stand in the file; leave the options out", param_hint="--requests"
             )
         defaults = {"device": device, "seed": seed}
-        _make_all(Factory.load(factory), requests, defaults, out=out, threads=threads or 1, json=json)
+        _make_all(
+            Factory.load(factory), requests, defaults, out=out, threads=threads or 1, jobs=jobs, json=json
+        )
         return
     budget = Budget(**limits)
     loaded = Factory.load(factory)
@@ -157,7 +162,14 @@ def _tell_infeasible(error: InfeasibleError, *, task: str | None, limits: dict[s
 
 
 def _make_all(
-    factory: Factory, file: Path, defaults: dict[str, Any], *, out: Path, threads: int, json: bool
+    factory: Factory,
+    file: Path,
+    defaults: dict[str, Any],
+    *,
+    out: Path,
+    threads: int,
+    jobs: int,
+    json: bool,
 ) -> None:
     from brickyard.cli.requests import read_requests
 
@@ -170,6 +182,7 @@ def _make_all(
             requests,
             out=out,
             threads=threads,
+            jobs=jobs,
             progress=lambda done, total, text: meter("make", done, total, text),
         )
         for (line, request), answer in zip(numbered, answers, strict=True):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -144,5 +145,11 @@ def _listing(result: Modularized) -> list[str]:
         for part in result.split
     ]
     lines += ["stays whole:"] if result.whole else []
-    lines += [f"  {', '.join(part.layers)}: {part.channels} channels; {part.reason}" for part in result.whole]
+    lines += [f"  {_some(part.layers)}: {part.channels} channels; {part.reason}" for part in result.whole]
     return lines
+
+
+def _some(names: Sequence[str]) -> str:
+    """Return the first few names and how many more there are."""
+    more = len(names) - 3
+    return ", ".join(names[:3]) + (f" and {more} more" if more > 0 else "")

@@ -190,7 +190,7 @@ class Blueprint:
             ConfigError: The block is unknown.
         """
         _, nodes = self._region(block)
-        held = self.cutter.topology.guards(self.cutter.topology.nodes[nodes[0]].name, (), self.stages)
+        held = self.cutter.topology.guards(self.cutter.topology.nodes[nodes[-1]].name, (), self.stages)
         least = {stage.decision: self.space[stage.decision].smallest() for stage in self.stages}
         return next(((name, needed - 1) for name, needed in held if needed > least[name]), None)
 

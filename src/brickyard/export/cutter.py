@@ -49,7 +49,7 @@ class Cutter:
     def topology(self) -> Topology:
         """The wiring."""
         graph = self.model.graph
-        return Topology(list(graph.node), graph.output[0].name, self.cuts)
+        return Topology(list(graph.node), graph.input[0].name, graph.output[0].name, self.cuts)
 
     @cached_property
     def branches(self) -> list[tuple[Leftover, frozenset[int], str]]:

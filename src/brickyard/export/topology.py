@@ -26,11 +26,13 @@ class Topology:
 
     Attributes:
         nodes: The nodes.
+        input: Name of the graph's input.
         output: Name of the graph's output.
         cuts: How each initializer is cut.
     """
 
     nodes: Sequence[onnx.NodeProto]
+    input: str
     output: str
     cuts: Mapping[str, tuple[Cut, ...]]
 
@@ -59,6 +61,7 @@ class Topology:
             name
             for number in sorted(own)
             for name in self.nodes[number].output
+            if self.nodes[number].input  # a constant is no result
             if name == self.output or any(reader not in own for reader in self.consumers.get(name, ()))
         ]
 
@@ -70,7 +73,7 @@ class Topology:
         return list(dict.fromkeys(name for name in read if name and name not in made and self._flows(name)))
 
     def _flows(self, name: str) -> bool:
-        return name in self.producer or name == self.nodes[0].input[0]
+        return name in self.producer or name == self.input
 
     def cut_nodes(self, decision: str, *, rows: bool) -> set[int]:
         """Return the nodes with a weight whose rows (first axis), or columns (second), a decision cuts."""
@@ -82,7 +85,10 @@ class Topology:
         }
 
     def region(self, decision: str) -> list[int]:
-        """Return the nodes on paths from those whose rows a subset cuts to those whose columns it cuts."""
+        """Return the nodes on paths from those whose rows a subset cuts to those whose columns it cuts.
+
+        Constants that they read are among them.
+        """
         start, end = self.cut_nodes(decision, rows=True), self.cut_nodes(decision, rows=False)
         behind: set[int] = set()
         for number, node in enumerate(self.nodes):
@@ -95,7 +101,10 @@ class Topology:
             )
             if number in end or any(reader in before for reader in readers):
                 before.add(number)
-        return sorted(behind & before)
+        inside = behind & before
+        read = {name for number in inside for name in self.nodes[number].input}
+        constants = {self.producer[name] for name in read if name in self.producer}
+        return sorted(inside | {number for number in constants if not self.nodes[number].input})
 
     def guards(self, name: str, leftovers: Iterable[Leftover], stages: Iterable[Stage]) -> list[Guard]:
         """Return what must hold for a node, or a constant, of this name to stay."""

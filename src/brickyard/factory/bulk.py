@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import signal
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +19,7 @@ if TYPE_CHECKING:
     from brickyard.devices.profile import DeviceProfile
     from brickyard.factory.factory import Factory
 
+Answer = dict[str, Any]
 KEYS = ("task", "budget", "device", "seed", "name")
 _NAME_DIGITS = 16
 
@@ -75,9 +80,35 @@ def make_all(
     *,
     out: Path,
     threads: int,
+    jobs: int,
     progress: Callable[[int, int, str], None],
-) -> Iterator[dict[str, Any]]:
+) -> Iterator[Answer]:
     """Make a model for each request; see `Factory.make_all`."""
+    _check(requests, jobs)
+    made: dict[str, Path | Future[Answer]] = dict(made_models(out))
+    waiting: deque[tuple[str, Callable[[], Answer]]] = deque()
+    done = 0
+
+    def next_answer() -> Answer:
+        nonlocal done
+        task, wait = waiting.popleft()
+        answer, done = wait(), done + 1
+        progress(done, len(requests), task)
+        return answer
+
+    with _Workers(factory, jobs=jobs, threads=threads) as workers:
+        for request in requests:
+            started = _start(factory, request, made, workers, out=out)
+            waiting.append((request.get("task") or "all", started))
+            if len(waiting) == workers.ahead:
+                yield next_answer()
+        while waiting:
+            yield next_answer()
+
+
+def _check(requests: Sequence[Mapping[str, Any]], jobs: int) -> None:
+    if jobs < 1:
+        raise BudgetError(f"jobs = {jobs} is not allowed; allowed: 1 or more")
     for number, request in enumerate(requests):
         if not set(request) <= set(KEYS):
             raise BudgetError(
@@ -88,29 +119,98 @@ def make_all(
             raise BudgetError(
                 f"request {number} has name = {folder!r}; give the plain name of a folder inside `out`"
             )
-    made = made_models(out)
-    for number, request in enumerate(requests):
-        given = {key: value for key, value in request.items() if key != "name" and value is not None}
-        name = request.get("name")
-        try:
-            key = factory.request_key(**given, threads=threads)
-            if key in made:
-                answer = read_json(made[key] / "report.json")
-            else:
-                target = out / (name or key[:_NAME_DIGITS])
-                if (target / "request.json").is_file():
-                    raise ArtifactError(
-                        f"{target} holds the model of another request; choose another folder or name"
-                    )
-                answer = factory.make(**given, out=target, threads=threads).model_dump(mode="json")
-                made[key] = target
-        except BrickyardError as error:
-            answer = failure(error, task=given.get("task"), budget=given.get("budget"))
-        yield answer
-        progress(number + 1, len(requests), given.get("task") or "all")
 
 
-def failure(error: BrickyardError, *, task: Any, budget: Any) -> dict[str, Any]:
+def _start(
+    factory: Factory,
+    request: Mapping[str, Any],
+    made: dict[str, Path | Future[Answer]],
+    workers: _Workers,
+    *,
+    out: Path,
+) -> Callable[[], Answer]:
+    """Begin with a request unless a model that answers it is there or under way; return what waits for it."""
+    given = {key: value for key, value in request.items() if key != "name" and value is not None}
+    try:
+        key = factory.request_key(**given, threads=workers.threads)
+        if key not in made:
+            target = out / (request.get("name") or key[:_NAME_DIGITS])
+            if (target / "request.json").is_file():
+                raise ArtifactError(
+                    f"{target} holds the model of another request; choose another folder or name"
+                )
+            made[key] = workers.submit({**given, "out": target})
+    except BrickyardError as error:
+        answer = failure(error, task=given.get("task"), budget=given.get("budget"))
+        return lambda: answer
+    found = made[key]
+    if isinstance(found, Path):
+        return lambda: read_json(found / "report.json")
+
+    def wait() -> Answer:
+        answer = found.result()
+        if answer["feasible"] and made[key] is found:  # what was answered needs to stay on disk alone
+            made[key] = Path(answer["files"]["report"]).parent
+        return answer
+
+    return wait
+
+
+class _Workers:
+    """Answers requests in processes of their own, or in this one if one is wanted.
+
+    Args:
+        factory: The factory.
+        jobs: Number of requests that are answered at the same time.
+        threads: Threads that files are measured with.
+    """
+
+    def __init__(self, factory: Factory, *, jobs: int, threads: int) -> None:
+        self.factory, self.threads = factory, threads
+        self.ahead = 1 if jobs == 1 else 2 * jobs
+        self.pool = None
+        if jobs > 1:
+            start = (str(factory.folder.path), threads)
+            self.pool = ProcessPoolExecutor(jobs, get_context("spawn"), initializer=_begin, initargs=start)
+
+    def __enter__(self) -> _Workers:
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        if self.pool is not None:
+            self.pool.shutdown(cancel_futures=True)
+
+    def submit(self, given: Mapping[str, Any]) -> Future[Answer]:
+        """Answer a request now, or as soon as a worker is free."""
+        if self.pool is not None:
+            return self.pool.submit(_answer_there, given)
+        future: Future[Answer] = Future()
+        future.set_result(_answer(self.factory, given, self.threads))
+        return future
+
+
+def _answer(factory: Factory, given: Mapping[str, Any], threads: int) -> Answer:
+    try:
+        return factory.make(**given, threads=threads).model_dump(mode="json")
+    except BrickyardError as error:
+        return failure(error, task=given.get("task"), budget=given.get("budget"))
+
+
+_here: dict[str, Any] = {}  # of a worker: its factory and threads
+
+
+def _begin(folder: str, threads: int) -> None:
+    from brickyard.factory.factory import Factory
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the process that waits for the answers is asked to stop
+    _here.update(factory=Factory.load(folder), threads=threads)
+
+
+def _answer_there(given: Mapping[str, Any]) -> Answer:
+    return _answer(_here["factory"], given, _here["threads"])
+
+
+def failure(error: BrickyardError, *, task: Any, budget: Any) -> Answer:
     """Return the JSON answer to a request that could not be met.
 
     Args:

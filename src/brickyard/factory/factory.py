@@ -282,9 +282,10 @@ class Factory:
         *,
         out: str | Path,
         threads: int = 1,
+        jobs: int = 1,
         progress: Progress = _quiet,
     ) -> Iterator[dict[str, Any]]:
-        """Make a model for each request, in one process.
+        """Make a model for each request.
 
         Args:
             requests: Records with the keys `task`, `budget`, `device`, `seed`, `name`, all optional.
@@ -292,6 +293,8 @@ class Factory:
                 request that a model in it answers is not made again: its answer is the report of that model,
                 whose `files` say where it lies. So a run can be stopped and given again.
             threads: Threads of this machine.
+            jobs: Requests that are worked on at the same time, each in a process of its own if several. Files
+                are measured while the others work, so leave a core for each.
             progress: Called after each request.
 
         Yields:
@@ -300,4 +303,4 @@ class Factory:
         Raises:
             BudgetError: A request has an unknown key or an unusable name; then nothing is made.
         """
-        return make_all(self, requests, out=Path(out), threads=threads, progress=progress)
+        return make_all(self, requests, out=Path(out), threads=threads, jobs=jobs, progress=progress)
