@@ -70,6 +70,27 @@ def pico(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
+@pytest.fixture(scope="session")
+def detector(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a factory that detects properties, barely trained, by the command itself."""
+    from typer.testing import CliRunner
+
+    from brickyard.cli.app import app
+
+    out = tmp_path_factory.mktemp("factory") / "detector"
+    scenes = "geometry:size=32,shapes=circle+square,colors=red+green,train=200,"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("brickyard.factory.build._FRESH_SCENES", 200)
+        patch.setattr("brickyard.factory.build._CURVE_LIMITS", (0.5, 1.0))
+        patch.setattr("brickyard.factory.boxes._CURVE_PICTURES", 20)
+        arguments = ["train", "--job", "detect", "--data", f"{scenes}heldout=50", "--out", str(out)]
+        arguments += ["--network", "center_pico", "--steps", "12", "--backbone-steps", "60"]
+        arguments += ["--batch-size", "16", "--lowest-limit", "0.35", "--backbone-rate", "1e-2"]
+        done = CliRunner().invoke(app, arguments, catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    return out
+
+
 @pytest.fixture
 def rng(seed: int) -> np.random.Generator:
     """A numpy generator of the test's own."""

@@ -55,7 +55,9 @@ TORCH_FREE = (
 # Files inside the folders above that only training uses; the others may import them in functions alone.
 NEEDS_TORCH = {
     "assemble/discretise.py",
+    "factory/batches.py",
     "factory/build.py",
+    "factory/start.py",
     "factory/training_report.py",
     "factory/twin.py",
 }

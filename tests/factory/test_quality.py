@@ -6,7 +6,7 @@ import pytest
 from brickyard.core.errors import TaskError
 from brickyard.data.examples import Examples
 from brickyard.factory.quality import (
-    measure_quality,
+    AnswerJudge,
     open_session,
     rate,
     recalls,
@@ -86,14 +86,14 @@ def test_the_quality_of_a_model_is_what_its_scores_give(digits):
         folder.blueprint, folder.assembly, task, folder.vocabulary, np.ones(len(folder.assembly.costs), bool)
     )
     session = open_session(folder.blueprint.cut(config))
-    examples = task_examples(task, folder.vocabulary, heldout=folder.heldout, geometry=None, count=30, seed=0)
-    found = measure_quality(
-        session, task, folder.vocabulary, folder.preprocess, examples, whole=0.5, source="here"
-    )
-    scores = scores_of(session, folder.preprocess.apply(examples[0]))
+    judge = AnswerJudge(folder.vocabulary, folder.preprocess, folder.heldout, None)
+    sample = judge.draw(task, count=30, seed=0)
+    found = judge.rate(session, task, sample)
+    scores = scores_of(session, folder.preprocess.apply(sample.images))
     assert scores.shape == (30, 3)
-    assert found.value == pytest.approx((scores.argmax(1) == examples[1]).mean())
-    assert (found.metric, found.examples, found.whole, found.source) == ("accuracy", 30, 0.5, "here")
+    assert found.value == pytest.approx((scores.argmax(1) == sample.truth).mean())
+    assert (judge.metric(task), found.ap) == ("accuracy", None)
+    assert set(found.by_label) == set(judge.labels(task)) == {"0", "1", "2"}
 
 
 def test_the_task_decides_the_head(factory, digits):

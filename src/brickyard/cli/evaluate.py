@@ -23,7 +23,7 @@ def evaluate(
         typer.Option(
             metavar="DATA",
             help="`geometry` (with options as in geometry:noise=0.5), `digits`, a folder of class folders, a "
-            "table, or a hub id.",
+            "table, or a hub id; for a detector what `train --job detect` takes.",
         ),
     ],
     attributes: Annotated[
@@ -37,6 +37,12 @@ def evaluate(
     ] = None,
     image: Annotated[
         str | None, typer.Option(metavar="COLUMN", help="Column of the image, if not found.")
+    ] = None,
+    objects: Annotated[
+        str | None, typer.Option(metavar="COLUMN", help="Detectors: column of boxes of a table.")
+    ] = None,
+    image_folder: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Detectors: folder of the pictures of a COCO json.")
     ] = None,
     part: Annotated[
         Literal["heldout", "all"],
@@ -56,10 +62,12 @@ def evaluate(
 ) -> None:
     """Measure the quality of a made model on labelled data.
 
-    Balanced accuracy for property tasks; accuracy and the recall of each class for class tasks. The data
-    must have all the words of the model's task; pictures of other classes are left out.
+    Balanced accuracy for property tasks; accuracy and the recall of each class for class tasks; average
+    precision of boxes for detectors, AP50 by label. The data must have all the words of the model's task;
+    pictures, or boxes, of other classes are left out.
     """
     from brickyard.factory.evaluate import evaluate_model
+    from brickyard.factory.records import METRIC_NAMES
 
     result = evaluate_model(
         model_folder,
@@ -67,6 +75,8 @@ def evaluate(
         attributes=[name.strip() for name in attributes.split(",") if name.strip()],
         label=label,
         image=image,
+        objects=objects,
+        image_folder=None if image_folder is None else str(image_folder),
         part=part,
         pictures=pictures,
         seed=seed,
@@ -75,10 +85,12 @@ def evaluate(
     if json:
         emit(result.model_dump(mode="json"))
         return
+    metric = METRIC_NAMES[result.metric]
+    ap = "" if result.ap is None else f", AP {result.ap:.4f}"
     typer.echo(
-        f"{result.task}: {result.metric.replace('_', ' ')} {result.value:.4f} "
-        f"on {result.examples} pictures ({result.source})"
+        f"{result.task}: {metric} {result.value:.4f}{ap} on {result.examples} pictures ({result.source})"
     )
     width = max(map(len, result.per_class))
-    for name, recall in result.per_class.items():
-        typer.echo(f"  {name:<{width}}  recall {recall:.4f} of {result.counts[name]}")
+    each = "recall" if result.ap is None else metric
+    for name, value in result.per_class.items():
+        typer.echo(f"  {name:<{width}}  {each} {value:.4f} of {result.counts[name]}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -88,6 +88,24 @@ def make(
     seed: Annotated[
         int, typer.Option(metavar="N", help="Seed of the candidates and of the scenes for quality.")
     ] = 0,
+    decode: Annotated[
+        Literal["inside", "outside"] | None,
+        typer.Option(
+            help="Detectors: whether the graph reads boxes from the maps, or your code does (decode.json). "
+            "Default: outside."
+        ),
+    ] = None,
+    threshold: Annotated[
+        float | None, typer.Option(metavar="X", help="Detectors: least score of a box. Default: 0.3.")
+    ] = None,
+    nms_iou: Annotated[
+        float | None,
+        typer.Option(
+            metavar="X",
+            help="Detectors: drop boxes that overlap a better one of their label by more than this. "
+            "Default: none.",
+        ),
+    ] = None,
     json: Annotated[
         bool, typer.Option("--json", help="Print the report as one line of JSON per model.")
     ] = False,
@@ -108,6 +126,8 @@ def make(
         "max_memory_mb": max_memory_mb,
     }
     limits = {name: value for name, value in given.items() if value is not None}
+    asked = {"decode": decode, "threshold": threshold, "nms_iou": nms_iou}
+    decoding: dict[str, Any] = {name: value for name, value in asked.items() if value is not None}
     if out is None:
         raise typer.BadParameter("it is missing; name a folder to write", param_hint="--out")
     if device is not None and threads is not None:
@@ -115,6 +135,11 @@ def make(
             "a device profile has its own threads; leave one of both out", param_hint="--threads"
         )
     if requests is not None:
+        if decoding:
+            raise typer.BadParameter(
+                "models of a file of requests are decoded outside; leave the option out",
+                param_hint=f"--{next(iter(decoding)).replace('_', '-')}",
+            )
         if task is not None or limits:
             raise typer.BadParameter(
                 "tasks and limits stand in the file; leave the options out", param_hint="--requests"
@@ -135,6 +160,7 @@ def make(
                 out=out,
                 threads=threads or 1,
                 seed=seed,
+                **decoding,
                 progress=lambda done, total, text: meter("profile", done, total, text),
             )
     except InfeasibleError as error:
@@ -200,8 +226,10 @@ def _make_all(
 
 
 def _row(answer: dict[str, Any]) -> str:
+    from brickyard.factory.records import METRIC_NAMES
+
     quality = answer["quality"]
-    value = "" if quality is None else f", {quality['metric'].replace('_', ' ')} {quality['value']:.3f}"
+    value = "" if quality is None else f", {METRIC_NAMES[quality['metric']]} {quality['value']:.3f}"
     return (
         f"{Path(answer['files']['model']).parent}: {answer['task']}, {answer['measured']['p50']:.3f} ms, "
         f"{answer['macs_share']:.1%} of the MACs, {answer['file_bytes'] / 1e6:.3f} MB{value}"

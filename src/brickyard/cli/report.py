@@ -43,7 +43,9 @@ def _model(folder: Path) -> None:
     )
     page = folder / "report.html"
     if not page.is_file():
-        write_text(page, render(Report.model_validate(read_json(folder / "report.json"))))
+        pictures = folder / "pictures.json"
+        shown = read_json(pictures) if pictures.is_file() else []
+        write_text(page, render(Report.model_validate(read_json(folder / "report.json")), shown))
     typer.echo(summary(record))
 
 

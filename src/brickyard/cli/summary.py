@@ -39,9 +39,12 @@ def summary(report: Report) -> str:
     ]
     if quality is not None:
         whole = "" if quality.whole is None else f" (without limits {quality.whole:.3f})"
-        metric = quality.metric.replace("_", " ")
+        ap = "" if quality.ap is None else f", AP {quality.ap:.3f}"
+        told = f"{quality.metric_name} {quality.value:.3f}{whole}{ap} on {quality.examples} {quality.source}"
+        rows.append(("quality", told))
+    elif "decode" in report.files:
         rows.append(
-            ("quality", f"{metric} {quality.value:.3f}{whole} on {quality.examples} {quality.source}")
+            ("quality", "not measured: no labelled pictures, or run: pip install 'brickyard[detection]'")
         )
     rows += [
         ("made in", f"{report.seconds['total']:.2f} s, parity error {report.parity_error:.1e}"),

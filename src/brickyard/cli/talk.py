@@ -36,6 +36,24 @@ def emit(record: Any) -> None:
     sys.stdout.flush()
 
 
+def read_size(text: str | None) -> int | tuple[int, int] | None:
+    """Read `PIXELS` or `HEIGHTxWIDTH`.
+
+    Raises:
+        typer.BadParameter: The text is neither.
+    """
+    if text is None:
+        return None
+    parts = text.casefold().split("x")
+    if not 1 <= len(parts) <= 2 or not all(part.strip().isdecimal() for part in parts):
+        raise typer.BadParameter(
+            f"{text!r} is no size; give a side such as 64, or height x width such as 240x320",
+            param_hint="--size",
+        )
+    sides = [int(part) for part in parts]
+    return sides[0] if len(sides) == 1 else (sides[0], sides[1])
+
+
 class Meter:
     """Shows how far work is, by stage: a bar where stderr is a terminal, else a plain line every few seconds.
 

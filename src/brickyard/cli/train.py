@@ -8,8 +8,8 @@ from typing import Annotated, Literal
 
 import typer
 
-from brickyard.cli.talk import follow_training
-from brickyard.core.errors import ArtifactError, DataError, MissingExtraError
+from brickyard.cli.talk import follow_training, read_size
+from brickyard.core.errors import ArtifactError, ConfigError, DataError, MissingExtraError
 
 
 def train(
@@ -19,7 +19,7 @@ def train(
         typer.Option(
             metavar="DATA",
             help="`geometry` (with options as in geometry:size=48,noise=0.5), `digits`, a folder of class "
-            "folders, a csv/tsv/jsonl/parquet table, or a hub id (owner/name).",
+            "folders, a csv/tsv/jsonl/parquet table, or a hub id (owner/name); see --job for detection.",
         ),
     ],
     network: Annotated[
@@ -41,11 +41,34 @@ def train(
     image: Annotated[
         str | None, typer.Option(metavar="COLUMN", help="Column of the image, if not found.")
     ] = None,
+    job: Annotated[
+        Literal["classify", "detect"],
+        typer.Option(
+            help="detect: find boxes. DATA is then `geometry`, a COCO json or a folder of them, a Pascal VOC "
+            "folder, a table with a column of boxes, or a hub id; NETWORK a detector such as center_small."
+        ),
+    ] = "classify",
+    objects: Annotated[
+        str | None,
+        typer.Option(
+            metavar="COLUMN", help="Detection in tables: column of `bbox` and `category`. Default: objects."
+        ),
+    ] = None,
+    image_folder: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR", help="Detection in COCO: folder of the pictures, if not found near the json."
+        ),
+    ] = None,
     size: Annotated[
-        int | None, typer.Option(metavar="PIXELS", help="Side that images are brought to.")
+        str | None,
+        typer.Option(
+            metavar="PIXELS|HxW", help="Side that images are brought to; for detection also height x width."
+        ),
     ] = None,
     crop: Annotated[
-        Literal["squash", "center"], typer.Option(help="Change the aspect ratio, or cut the longer side.")
+        Literal["squash", "center", "letterbox"],
+        typer.Option(help="Change the aspect ratio, cut the longer side, or fill the rest with grey."),
     ] = "squash",
     heldout_share: Annotated[
         float,
@@ -82,7 +105,14 @@ def train(
     distill: Annotated[
         float, typer.Option(metavar="X", help="Weight of in-place distillation; 0 for none.")
     ] = 0.0,
-    augment: Annotated[str, typer.Option(metavar="NAME", help="Random changes of pictures.")] = "none",
+    augment: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME",
+            help="Random changes of pictures: none, mirror_and_shift or shift; for detection none, "
+            "mirror_and_move or flip_and_move.",
+        ),
+    ] = "none",
     unseen_share: Annotated[
         float,
         typer.Option(
@@ -105,6 +135,8 @@ def train(
     for library in ("torch", "onnxscript", "matplotlib"):
         if find_spec(library) is None:
             raise MissingExtraError(library, extra="train")
+    if job == "detect" and find_spec("pycocotools") is None:
+        raise MissingExtraError("pycocotools", extra="detection")
     columns = [column.strip() for column in attributes.split(",") if column.strip()]
     if columns and classes:
         raise typer.BadParameter(
@@ -115,9 +147,17 @@ def train(
     from brickyard.data.source import load_data
     from brickyard.factory.build import BuildSettings, train_factory
     from brickyard.networks import NETWORKS
+    from brickyard.networks.detection import DETECTORS
     from brickyard.train.joint import TrainSettings
 
     NETWORKS[network]
+    if (job == "detect") != (network in DETECTORS):
+        kind = "classifies" if job == "detect" else "detects"
+        raise ConfigError(
+            f"--network {network} {kind}, but the job is to {job}; detectors are {', '.join(DETECTORS)}",
+            path="network",
+            value=network,
+        )
     settings = BuildSettings(
         network=network,
         assembler=assembler,
@@ -146,10 +186,13 @@ def train(
         attributes=columns,
         label=label,
         image=image,
-        size=size,
+        size=read_size(size),
         crop=crop,
         heldout_share=heldout_share,
         seed=seed,
+        job=job,
+        objects=objects,
+        image_folder=None if image_folder is None else str(image_folder),
     )
     if classes and source.vocabulary.kind != "classes":
         raise DataError(f"--classes was given, but {data} has properties; leave it out")

@@ -28,6 +28,7 @@ class Network(nn.Module):
         input_shape: Shape `[channels, height, width]` (or any shape without the batch) of one input.
         norm_pairs: Paths in `root` of convolutions and of the batch normalisation that alone reads each, so
             that it can be folded; those that stand in a sequence are found without.
+        outputs: Names of what `root` gives: one for a tensor, several for a tuple of tensors.
 
     Example:
         >>> network = build("residual_cnn_pico")
@@ -43,9 +44,11 @@ class Network(nn.Module):
         builder: str = "",
         arguments: Mapping[str, Any] | None = None,
         norm_pairs: Iterable[tuple[str, str]] = (),
+        outputs: Iterable[str] = ("scores",),
     ) -> None:
         super().__init__()
         self.root = root
+        self.outputs = tuple(outputs)
         self.norm_pairs = tuple(norm_pairs)
         self.builder = builder
         self.arguments = dict(arguments or {})

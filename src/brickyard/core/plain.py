@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 
 class Constant(nn.Module):
@@ -21,6 +24,27 @@ class Constant(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Return the constant."""
         return self.value
+
+
+class Fork(nn.Module):
+    """A trunk and several branches that read what it gives.
+
+    Args:
+        trunk: Read first.
+        **branches: What reads it, by name, in the order of the outputs.
+    """
+
+    def __init__(self, trunk: nn.Module, **branches: nn.Module) -> None:
+        super().__init__()
+        self.trunk = trunk
+        self.branches = tuple(branches)
+        for name, branch in branches.items():
+            self.add_module(name, branch)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        """Compute what each branch gives."""
+        y = self.trunk(x)
+        return tuple(self.get_submodule(name)(y) for name in self.branches)
 
 
 class Residual(nn.Module):
@@ -58,4 +82,29 @@ class Scale(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Compute `x * factor(x)`."""
         y: Tensor = x * self.factor(x)
+        return y
+
+
+class TopDown(nn.Module):
+    """Stages one after the other, whose maps are summed from the deepest, smallest one up.
+
+    Args:
+        stages: Each but the first halves the map.
+        laterals: One for each stage: brings its channels to those of the sum.
+    """
+
+    def __init__(self, stages: Iterable[nn.Module], laterals: Iterable[nn.Module]) -> None:
+        super().__init__()
+        self.stages = nn.ModuleList(stages)
+        self.laterals = nn.ModuleList(laterals)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Compute the sum, in the size of the first stage's map."""
+        maps = []
+        for stage, lateral in zip(self.stages, self.laterals, strict=True):
+            x = stage(x)
+            maps.append(lateral(x))
+        y: Tensor = maps.pop()
+        while maps:
+            y = F.interpolate(y, scale_factor=2.0, mode="nearest") + maps.pop()
         return y

@@ -8,7 +8,7 @@ import zipfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +17,9 @@ from brickyard.core.errors import DataError
 from brickyard.core.files import write_bytes
 
 Resize = Literal["bilinear", "nearest"]
-Crop = Literal["squash", "center"]
+Crop = Literal["squash", "center", "letterbox"]
+
+_GREY = 114  # what fills the rest of a letterbox
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,7 +29,8 @@ class Examples:
     Args:
         images: uint8 `[N, H, W, C]`.
         objects: int16 `[N, M, G]`: value of each of G property groups for each of up to M objects, -1 where
-            there is no object. For classes `[N, 1, 1]`, the index of the class.
+            there is no object. For classes `[N, 1, 1]`, the index of the class; `[N, M, 1]` where
+            each object has one.
         boxes: float32 `[N, M, 4]` or None: x0, y0, x1, y1 of each object in pixels, 0 where there is none.
 
     Raises:
@@ -147,7 +150,8 @@ class Preprocess:
         std: Per channel, what is left is divided by it; above 0.
         scale: What pixel values are multiplied by, so that 255 becomes 1.
         resize: `bilinear` (with antialiasing when shrinking) or `nearest`.
-        crop: `squash` changes the aspect ratio, `center` keeps it and cuts the longer side.
+        crop: `squash` changes the aspect ratio; `center` keeps it and cuts the longer side, `letterbox` keeps
+            it and fills the rest with grey.
 
     Raises:
         DataError: A value outside of what stands above.
@@ -174,9 +178,10 @@ class Preprocess:
             raise DataError(
                 f"mean {self.mean} and std {self.std} must have {self.channels} entries, std above 0"
             )
-        if self.resize not in ("bilinear", "nearest") or self.crop not in ("squash", "center"):
+        if self.resize not in ("bilinear", "nearest") or self.crop not in get_args(Crop):
             raise DataError(
-                f"resize {self.resize!r} / crop {self.crop!r}; allowed: bilinear, nearest / squash, center"
+                f"resize {self.resize!r} / crop {self.crop!r}; allowed: bilinear, nearest / "
+                f"{', '.join(get_args(Crop))}"
             )
 
     @property
@@ -205,6 +210,27 @@ class Preprocess:
         result -= shift[:, None, None]
         return result
 
+    def placement(self, width: int, height: int) -> tuple[float, float, float, float]:
+        """Tell where the pixels of an image come to lie in the input.
+
+        Args:
+            width: Columns of the image.
+            height: Rows of the image.
+
+        Returns:
+            Scale of x, scale of y, and the x and y of the image's upper left corner: a point x, y of the
+            image lies at `x * scale_x + left, y * scale_y + top` of the input.
+        """
+        if self.crop == "squash":
+            return self.width / width, self.height / height, 0.0, 0.0
+        sides = self.width / width, self.height / height
+        if self.crop == "center":
+            scale = max(sides)
+            return scale, scale, (self.width - scale * width) / 2, (self.height - scale * height) / 2
+        inner = [max(1, round(side * min(sides))) for side in (width, height)]
+        left, top = (self.width - inner[0]) // 2, (self.height - inner[1]) // 2
+        return inner[0] / width, inner[1] / height, float(left), float(top)
+
     def fit(self, image: Any) -> NDArray[np.uint8]:
         """Bring an image to the size and channels of the input.
 
@@ -222,8 +248,14 @@ class Preprocess:
             scale = min(image.width / self.width, image.height / self.height)
             left, top = (image.width - scale * self.width) / 2, (image.height - scale * self.height) / 2
             box = (left, top, left + scale * self.width, top + scale * self.height)
-        if image.size != (self.width, self.height) or box != (0, 0, image.width, image.height):
-            mode = Image.Resampling.BILINEAR if self.resize == "bilinear" else Image.Resampling.NEAREST
+        mode = Image.Resampling.BILINEAR if self.resize == "bilinear" else Image.Resampling.NEAREST
+        if self.crop == "letterbox":
+            scale_x, scale_y, left, top = self.placement(*image.size)
+            inner = round(image.width * scale_x), round(image.height * scale_y)
+            canvas = Image.new(image.mode, (self.width, self.height), (_GREY,) * len(image.getbands()))
+            canvas.paste(image.resize(inner, mode), (int(left), int(top)))
+            image = canvas
+        elif image.size != (self.width, self.height) or box != (0, 0, image.width, image.height):
             image = image.resize((self.width, self.height), mode, box=box)
         return np.array(image, np.uint8).reshape(self.height, self.width, self.channels)
 

@@ -67,9 +67,9 @@ def load_images(location: str, options: ImageOptions) -> Loaded:
         DataError: Missing or malformed data; the column, class or image at fault is named.
         MissingExtraError: The `datasets` library is not installed.
     """
-    parts = _open(location)
+    parts = open_tables(location)
     table = next(iter(parts.values()))
-    image = _image_column(table, options)
+    image = image_column(table, options)
     columns = list(options.attributes) or [_label_column(table, options)]
     if len(set(columns)) < len(columns):
         raise DataError(f"attributes {columns} name a column twice; name each once")
@@ -78,7 +78,7 @@ def load_images(location: str, options: ImageOptions) -> Loaded:
     names = {part: [_names(table, column, location) for column in columns] for part, table in parts.items()}
     vocabulary, codes = _vocabulary(columns, names, properties=bool(options.attributes))
     base = Path(location).parent
-    first = _picture(table[0][image], base, row=0)
+    first = open_picture(table[0][image], base, row=0)
     preprocess = _input_shape(first, options)
     images = {part: _pictures(table, image, base, preprocess) for part, table in parts.items()}
     objects = {part: np.array(code, np.int16).T[:, None, :] for part, code in codes.items()}
@@ -95,7 +95,7 @@ def load_images(location: str, options: ImageOptions) -> Loaded:
     return vocabulary, preprocess, train, heldout
 
 
-def _open(location: str) -> dict[str, Any]:
+def open_tables(location: str) -> dict[str, Any]:
     """Open `train` and, where there is one, a held-out split; images stay undecoded."""
     try:
         import datasets
@@ -188,7 +188,8 @@ def _check_column(table: Any, column: str) -> None:
         raise DataError(f"column {column!r} does not exist; {hint}Columns: {', '.join(table.column_names)}")
 
 
-def _image_column(table: Any, options: ImageOptions) -> str:
+def image_column(table: Any, options: ImageOptions) -> str:
+    """Find the column of the image: the one that is named, else by type or usual name."""
     typed = [name for name, feature in table.features.items() if type(feature).__name__ == "Image"]
     named = [name for name in _IMAGES if name in table.column_names]
     found = [options.image] if options.image else typed + named
@@ -273,7 +274,7 @@ def _natural(word: str) -> tuple[int, float, str]:
         return 1, 0.0, word
 
 
-def _picture(value: Any, base: Path, *, row: int) -> Any:
+def open_picture(value: Any, base: Path, *, row: int) -> Any:
     """Open one cell of an image column: a path, bytes, or a record of both."""
     from PIL import Image, ImageOps, UnidentifiedImageError
 
@@ -296,7 +297,7 @@ def _picture(value: Any, base: Path, *, row: int) -> Any:
 def _pictures(table: Any, column: str, base: Path, preprocess: Preprocess) -> NDArray[np.uint8]:
     images = np.empty((len(table), *preprocess.shape[1:], preprocess.channels), np.uint8)
     for row, value in enumerate(table[column]):
-        images[row] = preprocess.fit(_picture(value, base, row=row))
+        images[row] = preprocess.fit(open_picture(value, base, row=row))
     return images
 
 

@@ -73,6 +73,11 @@ class Blueprint:
         return block_names(self.cuts, self.space)
 
     @cached_property
+    def outputs(self) -> tuple[str, ...]:
+        """Names of the outputs: `scores`, or what the network calls its several ones."""
+        return self.cutter.topology.outputs
+
+    @cached_property
     def sha256(self) -> str:
         """Hash of the structure: graph without weights, space and cuts.
 
@@ -91,7 +96,7 @@ class Blueprint:
         return hashlib.sha256(bare.SerializeToString(deterministic=True) + text).hexdigest()
 
     def cut(self, config: Mapping[str, Any]) -> onnx.ModelProto:
-        """Cut a subnet out: a standalone model with input `image` and output `scores`.
+        """Cut a subnet out: a standalone model with input `image` and the outputs of the network.
 
         Args:
             config: One value for each decision.

@@ -38,6 +38,7 @@ _ELEMENTWISE = {
         "Gelu",
         "Erf",
         "Identity",
+        "Softplus",
         "Flatten",
         "Reshape",
     ),
@@ -162,10 +163,12 @@ class Counter:
         )
         first = {name: topology.producer.get(name, 0) for name in names}
         last = {name: max(topology.consumers.get(name, [first[name]])) for name in names}
-        last[topology.output] = len(nodes) - 1
+        last.update(dict.fromkeys(topology.outputs, len(nodes) - 1))
         for number, node in enumerate(nodes):
             size = np.prod(cutter.activations[node.output[0]].shape)
-            ending = [name for name in node.input if last.get(name) == number and name != topology.output]
+            ending = [
+                name for name in node.input if last.get(name) == number and name not in topology.outputs
+            ]
             fitting = [name for name in ending if np.prod(cutter.activations[name].shape) == size]
             if node.op_type in _ELEMENTWISE and fitting:
                 last[fitting[0]] -= 1
@@ -192,7 +195,7 @@ class Counter:
             identity = 20 + 3 * len(tensor.encode()) + len(leftover.name.encode())
             proto = to_proto(leftover.name, leftover.value)
             header = _entry(proto.ByteSize()) - len(proto.raw_data)
-            extra.append(header + longer + (identity if tensor == cutter.topology.output else 0))
+            extra.append(header + longer + (identity if tensor in cutter.topology.outputs else 0))
         self._constant_headers = np.array(extra, dtype=np.int64)
 
     def lengths(self, config: Mapping[str, Any]) -> Integers:

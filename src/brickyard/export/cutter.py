@@ -49,7 +49,8 @@ class Cutter:
     def topology(self) -> Topology:
         """The wiring."""
         graph = self.model.graph
-        return Topology(list(graph.node), graph.input[0].name, graph.output[0].name, self.cuts)
+        outputs = tuple(entry.name for entry in graph.output)
+        return Topology(list(graph.node), graph.input[0].name, outputs, self.cuts)
 
     @cached_property
     def branches(self) -> list[tuple[Leftover, frozenset[int], str]]:
@@ -149,15 +150,15 @@ class Cutter:
         for name in used:
             graph.initializer.append(to_proto(name, self.slice(name, config)))
         read = {name for node in graph.node for name in node.input}
-        last = self.topology.output
-        if only is None and last in instead:
-            graph.node.append(helper.make_node("Identity", [resolve(last)], [last], name=last))
-            read.add(resolve(last))
+        for last in self.topology.outputs if only is None else ():
+            if last in instead:
+                graph.node.append(helper.make_node("Identity", [resolve(last)], [last], name=last))
+                read.add(resolve(last))
         for left in constants:
             if left.name in read:
                 graph.initializer.append(to_proto(left.name, left.value))
         if only is None:
-            inputs, outputs = [self.model.graph.input[0].name], [last]
+            inputs, outputs = [self.model.graph.input[0].name], list(self.topology.outputs)
         else:
             inputs, outputs = self.topology.sources(only), self.topology.results(only)
         graph.input.extend(self._info(name, config) for name in inputs)

@@ -27,13 +27,13 @@ class Topology:
     Attributes:
         nodes: The nodes.
         input: Name of the graph's input.
-        output: Name of the graph's output.
+        outputs: Names of the graph's outputs.
         cuts: How each initializer is cut.
     """
 
     nodes: Sequence[onnx.NodeProto]
     input: str
-    output: str
+    outputs: tuple[str, ...]
     cuts: Mapping[str, tuple[Cut, ...]]
 
     @cached_property
@@ -62,7 +62,7 @@ class Topology:
             for number in sorted(own)
             for name in self.nodes[number].output
             if self.nodes[number].input  # a constant is no result
-            if name == self.output or any(reader not in own for reader in self.consumers.get(name, ()))
+            if name in self.outputs or any(reader not in own for reader in self.consumers.get(name, ()))
         ]
 
     def sources(self, numbers: Iterable[int]) -> list[str]:

@@ -11,7 +11,7 @@ import copy
 import io
 import random
 import warnings
-from collections.abc import Iterator, Set
+from collections.abc import Iterator, Sequence, Set
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,7 +20,7 @@ import onnx
 import onnxruntime
 import torch
 from onnx import numpy_helper
-from torch import nn
+from torch import Tensor, nn
 
 from brickyard.bricks.depth import ElasticDepth
 from brickyard.bricks.norm import fold_norms_
@@ -41,7 +41,11 @@ TOLERANCE = 1e-4
 
 
 def export_plain(
-    module: nn.Module, input_shape: tuple[int, ...], path: str | Path | None = None
+    module: nn.Module,
+    input_shape: tuple[int, ...],
+    path: str | Path | None = None,
+    *,
+    outputs: Sequence[str] = ("scores",),
 ) -> onnx.ModelProto:
     """Export a plain module as ONNX, opset 18, static batch of 1.
 
@@ -50,13 +54,15 @@ def export_plain(
             it is.
         input_shape: Shape of one input, without the batch.
         path: File to write, none if None.
+        outputs: Names of the tensors that the module gives.
 
     Returns:
-        A model with input `image` and output `scores`; initializers are named like the state dict's entries
+        A model with input `image` and these outputs; initializers are named like the state dict's entries
         (of the folded module), nodes and tensors after modules.
 
     Raises:
-        ExportError: The graph lost or renamed a tensor of the state dict, or has several inputs or outputs.
+        ExportError: The graph lost or renamed a tensor of the state dict, or has several inputs or other
+            outputs.
     """
     shadow = copy.deepcopy(module).cpu().eval()
     fold_norms_(shadow)
@@ -78,17 +84,16 @@ def export_plain(
             opset_version=OPSET,
             do_constant_folding=False,
             input_names=["image"],
-            output_names=["scores"],
+            output_names=list(outputs),
         )
     model = onnx.load_model_from_string(buffer.getvalue())
     fold_constants_(model)
     odd = {tensor.name for tensor in model.graph.initializer} ^ set(values)
-    if odd or len(model.graph.input) != 1 or len(model.graph.output) != 1:
+    if odd or len(model.graph.input) != 1 or len(model.graph.output) != len(outputs):
         raise ExportError(
             f"the exporter lost or renamed tensors {sorted(odd)[:6]}, or the module has not one input "
-            "and one output; build it so that all parameters take part and batch normalisation stands "
-            "behind its "
-            "convolution in a sequence"
+            f"and the outputs {', '.join(outputs)}; build it so that all parameters take part and batch "
+            "normalisation stands behind its convolution in a sequence"
         )
     for tensor in model.graph.initializer:
         tensor.CopyFrom(numpy_helper.from_array(values[tensor.name], tensor.name))
@@ -104,8 +109,8 @@ def export_plain(
 
 def _name_nodes_(graph: onnx.GraphProto, leaves: Set[str]) -> None:
     """Name nodes, and tensors after them, by module path: `/body/body.0/Conv` becomes `body.0`."""
-    output = graph.output[0].name
-    taken, renamed = {graph.input[0].name, output}, {output: output}
+    outputs = [entry.name for entry in graph.output]
+    taken, renamed = {graph.input[0].name, *outputs}, dict(zip(outputs, outputs, strict=True))
     for node in graph.node:
         *scopes, kind = [part for part in node.name.split("/") if part]
         parts: list[str] = []
@@ -152,7 +157,7 @@ def export_blueprint(network: Network, *, samples: int = 8, seed: int = 0) -> Bl
     folded = copy.deepcopy(network).cpu().eval()
     fold_norms_(folded.root, network.norm_pairs)
     largest = folded.space.largest()
-    graph = export_plain(folded.extract(largest), network.input_shape)
+    graph = export_plain(folded.extract(largest), network.input_shape, outputs=network.outputs)
     names = {tensor.name for tensor in graph.graph.initializer}
     cuts = {name: held for name, held in folded.cuts().items() if held and name in names}
     stages = tuple(
@@ -251,11 +256,14 @@ def _parity(network: Network, blueprint: Blueprint, *, samples: int, seed: int) 
             1, *network.input_shape, generator=torch.Generator().manual_seed(rng.randrange(2**31))
         )
         with torch.no_grad():
-            expected = network.extract(config)(image).numpy()
+            given = network.extract(config)(image)
         content = blueprint.cut(config).SerializeToString()
         session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
-        actual = session.run(None, {"image": image.numpy()})[0]
-        error = float(np.abs(actual - expected).max()) / max(1.0, float(np.abs(expected).max()))
+        error = 0.0
+        actual = session.run(list(network.outputs), {"image": image.numpy()})
+        for found, tensor in zip(actual, (given,) if isinstance(given, Tensor) else given, strict=True):
+            scale = max(1.0, float(tensor.abs().max()))
+            error = max(error, float(np.abs(found - tensor.numpy()).max()) / scale)
         worst = max(worst, error)
         if not error <= TOLERANCE:
             raise ExportError(

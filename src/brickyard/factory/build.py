@@ -15,7 +15,6 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from safetensors.numpy import save as save_numpy
-from safetensors.torch import load_file
 from safetensors.torch import save as save_torch
 from torch import Tensor, nn
 
@@ -26,20 +25,28 @@ from brickyard.assemble.discretise import DISCRETISERS, penalty
 from brickyard.core.errors import ArtifactError, TrainError
 from brickyard.core.files import new_folder, write_bytes, write_json, write_manifest
 from brickyard.core.network import Network
-from brickyard.core.space import CLASSES, block_subsets
-from brickyard.data.examples import Examples
-from brickyard.data.geometry import scenes
+from brickyard.core.space import block_subsets
 from brickyard.data.source import DataSource
 from brickyard.export.blueprint import Blueprint
 from brickyard.export.whole import export_blueprint
+from brickyard.factory.batches import batches
+from brickyard.factory.boxes import judge_of
 from brickyard.factory.folder import FORMAT_VERSION, versions
 from brickyard.factory.quality import measure_curve
-from brickyard.networks import build
-from brickyard.train.augment import AUGMENTATIONS
+from brickyard.factory.start import start_network
+from brickyard.networks.detection import OUTPUTS
+from brickyard.train.augment import AUGMENTATIONS, BOX_AUGMENTATIONS
 from brickyard.train.backbone import BackboneTraining
-from brickyard.train.joint import Batch, JointTraining, Record, TrainSettings, split_gates
+from brickyard.train.detection import BackboneDetection, JointDetection
+from brickyard.train.joint import Ask, JointTraining, Record, TrainSettings, split_gates
 from brickyard.train.layout import fast_layout_
-from brickyard.train.tasks import ClassQuestions, PropertyQuestions, TaskSplit, split_tasks
+from brickyard.train.tasks import (
+    ClassQuestions,
+    ObjectClassQuestions,
+    PropertyQuestions,
+    TaskSplit,
+    split_tasks,
+)
 
 Progress = Callable[[str, int, int, str], None]
 """Called with stage, steps done, steps in all, and a short text."""
@@ -85,7 +92,7 @@ class BuildSettings:
         tables: tuple[tuple[str, str, Mapping[str, object]], ...] = (
             ("assembler", self.assembler, ASSEMBLERS),
             ("discretiser", self.discretiser, DISCRETISERS),
-            ("augment", self.augment, AUGMENTATIONS),
+            ("augment", self.augment, {**AUGMENTATIONS, **BOX_AUGMENTATIONS}),
         )
         for name, value, table in tables:
             if value not in table:
@@ -187,33 +194,6 @@ def brick_costs(blueprint: Blueprint) -> tuple[npt.NDArray[np.float32], float]:
     return costs.astype(np.float32), float(1 - costs.sum())
 
 
-def _batches(source: DataSource, settings: TrainSettings) -> Callable[[int, np.random.Generator], Batch]:
-    mean = torch.tensor(source.preprocess.mean).reshape(1, -1, 1, 1)
-    std = torch.tensor(source.preprocess.std).reshape(1, -1, 1, 1)
-    sides = np.array([source.preprocess.width, source.preprocess.height] * 2, dtype=np.float32)
-    pool: dict[int, Examples] = {}
-
-    def examples(step: int) -> tuple[Examples, int]:
-        if source.geometry is None:
-            return source.train, len(source.train)
-        epoch = step * settings.batch_size // _FRESH_SCENES
-        if epoch not in pool:
-            pool.clear()
-            pool[epoch] = scenes(source.geometry, _FRESH_SCENES, 1_000_000 * (settings.seed + 1) + epoch)
-        return pool[epoch], _FRESH_SCENES
-
-    def batch(step: int, rng: np.random.Generator) -> Batch:
-        current, count = examples(step)
-        index = rng.integers(0, count, settings.batch_size)
-        pictures = (
-            torch.from_numpy(current.images[index]).permute(0, 3, 1, 2).float() * source.preprocess.scale
-        )
-        boxes = None if current.boxes is None else current.boxes[index] / sides
-        return Batch((pictures - mean) / std, current.objects[index], boxes)
-
-    return batch
-
-
 def train_factory(
     source: DataSource,
     settings: BuildSettings,
@@ -250,7 +230,7 @@ def train_factory(
         raise ArtifactError(f"{out} already exists; choose another folder or remove it first")
     work = out.absolute().with_name(out.name + ".training")
     work.mkdir(parents=True, exist_ok=True)
-    network = fast_layout_(_network(source, settings) if network is None else _own_network(network, source))
+    network = fast_layout_(start_network(source, settings, network))
     costs, fixed_cost = brick_costs(export_blueprint(network.eval()))
     if settings.train.lowest_limit <= fixed_cost:
         raise TrainError(
@@ -272,10 +252,24 @@ def train_factory(
     )
     blueprint = export_blueprint(network.eval())
     assembly = log.assembler.assembly(network, costs, fixed_cost)
-    progress("test", 0, 1, "quality at each limit")
     lowest = settings.train.lowest_limit
     limits = (lowest, *(limit for limit in _CURVE_LIMITS if limit > lowest))
-    curve = measure_curve(source, blueprint, assembly, split=split, limits=limits, seed=settings.train.seed)
+    curve = measure_curve(
+        judge_of(
+            blueprint,
+            source.vocabulary,
+            source.preprocess,
+            heldout=None if source.geometry is not None else source.heldout,
+            geometry=source.geometry,
+        ),
+        blueprint,
+        assembly,
+        vocabulary=source.vocabulary,
+        split=split,
+        limits=limits,
+        seed=settings.train.seed,
+        progress=lambda done, total, text: progress("test", done, total, text),
+    )
     with new_folder(out) as folder:
         _write(
             folder=folder,
@@ -298,55 +292,6 @@ def _remove(work: Path) -> None:
     work.rmdir()
 
 
-def _network(source: DataSource, settings: BuildSettings) -> Network:
-    kind = "presence" if source.vocabulary.kind == "properties" else "classes"
-    size = source.preprocess.height
-    if source.preprocess.width != size:
-        raise TrainError(
-            f"pictures are {size} x {source.preprocess.width}; this network needs square ones, set a size"
-        )
-    network = build(
-        settings.network,
-        num_outputs=len(source.vocabulary.words),
-        head_kind=kind,
-        in_channels=source.preprocess.channels,
-        image_size=size,
-    )
-    if settings.backbone_weights is not None:
-        state = load_file(settings.backbone_weights)
-        expected = network.root.state_dict()
-        state = (
-            {key: state.get(key, value) for key, value in expected.items()}
-            if set(state) <= set(expected)
-            else state
-        )
-        try:
-            network.root.load_state_dict(state)
-        except RuntimeError as error:
-            raise TrainError(
-                f"{settings.backbone_weights} does not fit {settings.network}: {error}"
-            ) from None
-    return network
-
-
-def _own_network(network: Network, source: DataSource) -> Network:
-    """Check that a network of the user's own takes the data's pictures and scores their classes."""
-    if network.input_shape != source.preprocess.shape:
-        raise TrainError(
-            f"the network takes pictures of shape {network.input_shape}, the data have "
-            f"{source.preprocess.shape}; load the data with the network's size"
-        )
-    words = len(source.vocabulary.words)
-    scored = network.space[CLASSES].width if CLASSES in network.space else None
-    if source.vocabulary.kind != "classes" or scored != words:
-        raise TrainError(
-            f"the data have {words} {source.vocabulary.kind}, the network "
-            + ("scores no classes" if scored is None else f"scores {scored} classes")
-            + "; a network of your own needs one output for each class, in the order of the data"
-        )
-    return network
-
-
 @dataclass
 class _Log:
     assembler: TorchAssembler
@@ -365,7 +310,10 @@ def _train(
     progress: Progress,
 ) -> _Log:
     train = settings.train
-    augment = AUGMENTATIONS[settings.augment]
+    detects = network.outputs == OUTPUTS
+    augment = None if detects else AUGMENTATIONS[settings.augment]
+    box_augment = BOX_AUGMENTATIONS[settings.augment] if detects else None
+    group_sizes = None if split is None else source.vocabulary.sizes
     identity = {
         "data": dict(source.spec),
         **{key: value for key, value in asdict(settings).items() if key not in ("train", "threads")},
@@ -384,12 +332,13 @@ def _train(
         stage0 = replace(train, steps=settings.backbone_steps, learning_rate=settings.backbone_rate)
         backbone = BackboneTraining(
             network,
-            group_sizes=None if split is None else source.vocabulary.sizes,
-            batches=_batches(source, stage0),
+            group_sizes=group_sizes,
+            batches=batches(source, stage0, fresh_scenes=_FRESH_SCENES, augment=box_augment),
             settings=stage0,
             folder=work,
             augment=augment,
             nested=nested_cores(network, costs, fixed_cost),
+            objective=BackboneDetection(group_sizes) if detects else None,
             identity=identity,
         )
         for record in backbone.run():
@@ -402,7 +351,11 @@ def _train(
         discretiser=settings.discretiser,
         seed=train.seed,
     )
-    ask = ClassQuestions(num_words) if split is None else PropertyQuestions(source.vocabulary, split.trained)
+    ask: Ask
+    if split is not None:
+        ask = PropertyQuestions(source.vocabulary, split.trained)
+    else:
+        ask = ObjectClassQuestions(num_words) if detects else ClassQuestions(num_words)
     # Stage 0 has annealed the limits already; doing it again would undo what it taught small subnets.
     joint_settings = replace(train, anneal=0.0) if settings.backbone_steps else train
     joint = JointTraining(
@@ -410,11 +363,12 @@ def _train(
         assembler,
         gate=lambda tasks, limits, shares: assembler.gates(tasks, limits, shares, fixed_cost=fixed_cost),
         costs=costs,
-        batches=_batches(source, train),
+        batches=batches(source, train, fresh_scenes=_FRESH_SCENES, augment=box_augment),
         ask=ask,
         settings=joint_settings,
         folder=work,
         augment=augment,
+        objective=JointDetection(joint_settings) if detects else None,
         identity=identity,
     )
     joint.resume()

@@ -32,6 +32,7 @@ def request_key(
     device: DeviceProfile | None,
     threads: int,
     seed: int,
+    decode: Mapping[str, Any] | None = None,
 ) -> str:
     """Return the hash of everything that decides a model.
 
@@ -42,6 +43,7 @@ def request_key(
         device: Profile that the request refers to; None where no device plays a part.
         threads: Threads that the file is measured with.
         seed: Seed of the request.
+        decode: For detectors, how and where maps become boxes.
 
     Returns:
         64 hexadecimal digits.
@@ -53,6 +55,7 @@ def request_key(
         "device": None if device is None else hashlib.sha256(device.model_dump_json().encode()).hexdigest(),
         "threads": threads,
         "seed": seed,
+        **({} if decode is None else {"decode": dict(decode)}),
     }
     return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
 

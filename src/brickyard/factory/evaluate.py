@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -14,10 +15,11 @@ from brickyard.core.files import read_json, read_manifest
 from brickyard.core.task import Task, Vocabulary
 from brickyard.data.examples import Examples, Preprocess
 from brickyard.data.geometry import task_scenes
-from brickyard.data.source import DataSource, load_data
+from brickyard.data.source import DataSource, Job, load_data
+from brickyard.factory.boxes import BoxJudge, joined
 from brickyard.factory.folder import FORMAT_VERSION
 from brickyard.factory.quality import Labels, open_session, recalls, scores_of
-from brickyard.factory.records import Record
+from brickyard.factory.records import Metric, Record
 
 _ABSENT_PRESENT = ("absent", "present")
 _SEED = 40_000_000_000  # away from the seeds that training and reports draw scenes from
@@ -28,10 +30,11 @@ class Evaluation(Record):
 
     Attributes:
         task: Text of the model's task.
-        metric: `balanced_accuracy` for property tasks, `accuracy` for class tasks.
+        metric: `balanced_accuracy` for property tasks, `accuracy` for class tasks, `ap50` for detectors.
         value: The quality.
-        per_class: Recall by label.
-        counts: Pictures by label.
+        ap: For detectors, the average precision over overlaps of 0.5 to 0.95.
+        per_class: Recall by label; AP50 for detectors.
+        counts: Pictures by label; boxes for detectors.
         examples: Number of pictures.
         source: Where they come from.
         data: The data as they were named.
@@ -39,8 +42,9 @@ class Evaluation(Record):
     """
 
     task: str
-    metric: Literal["balanced_accuracy", "accuracy"]
+    metric: Metric
     value: float
+    ap: float | None = None
     per_class: dict[str, float]
     counts: dict[str, int]
     examples: int
@@ -56,6 +60,8 @@ def evaluate_model(
     attributes: Sequence[str] = (),
     label: str | None = None,
     image: str | None = None,
+    objects: str | None = None,
+    image_folder: str | None = None,
     part: Literal["heldout", "all"] = "heldout",
     pictures: int = 2000,
     seed: int = 0,
@@ -70,6 +76,8 @@ def evaluate_model(
         attributes: Columns that hold properties.
         label: Column of the class.
         image: Column of the image.
+        objects: For detectors, column of boxes.
+        image_folder: For detectors, folder of the pictures of a COCO json.
         part: `heldout` for the part that training on these data with this seed holds out, `all` for all.
         pictures: Number of scenes to draw, half of which show what the task names.
         seed: Seed of scenes and splits.
@@ -80,7 +88,9 @@ def evaluate_model(
 
     Raises:
         ArtifactError: The folder is no model folder, or is altered.
-        DataError: The data are missing or malformed, lack words of the task, or show only one of its labels.
+        DataError: The data are missing or malformed, lack words of the task, or show only one of its labels
+            (for detectors, none of its boxes).
+        MissingExtraError: pycocotools is needed and not installed.
     """
     read_manifest(folder, format_version=FORMAT_VERSION, kind="model")
     preprocess = Preprocess.from_json((folder / "preprocess.json").read_text())
@@ -91,8 +101,23 @@ def evaluate_model(
         if read_json(folder / "config.json")["arguments"]["head_kind"] == "presence"
         else "classes"
     )
-    source = _load(data, preprocess, attributes=attributes, label=label, image=image, seed=seed)
+    detects = (folder / "decode.json").is_file()
+    source = _load(
+        data,
+        preprocess,
+        seed=seed,
+        attributes=attributes,
+        label=label,
+        image=image,
+        objects=objects,
+        image_folder=image_folder,
+        job="detect" if detects else "classify",
+    )
     task = _fitting_task(source.vocabulary, text, labels, kind=kind, data=data)
+    if detects:
+        return _evaluate_boxes(
+            folder, source, task, part=part, count=pictures, seed=seed, threads=threads, data=data
+        )
     images, truth, origin = _pictures(source, task, labels, part=part, count=pictures, seed=seed)
     session = open_session((folder / "model.onnx").read_bytes(), threads=threads)
     scores = scores_of(session, preprocess.apply(_channels(images, preprocess.channels)))
@@ -111,26 +136,65 @@ def evaluate_model(
     )
 
 
-def _load(
-    data: str,
-    preprocess: Preprocess,
+def _evaluate_boxes(
+    folder: Path,
+    source: DataSource,
+    task: Task,
     *,
-    attributes: Sequence[str],
-    label: str | None,
-    image: str | None,
+    part: str,
+    count: int,
     seed: int,
-) -> DataSource:
-    name, _, options = data.partition(":")
+    threads: int,
+    data: str,
+) -> Evaluation:
+    """Measure a detector: by average precision, of the boxes that its file gives."""
+    drawn = source.geometry is not None
+    parts = [source.heldout] if part == "heldout" else [source.train, source.heldout]
+    judge = BoxJudge(source.vocabulary, source.preprocess, None if drawn else joined(parts), source.geometry)
+    sample = judge.draw(task, count=count if drawn else sum(map(len, parts)), seed=_SEED + seed)
+    if sample is None:
+        raise DataError(f"{data} shows no box of {task.text}; give data that show some")
+    session = open_session((folder / "model.onnx").read_bytes(), threads=threads)
+    preprocess = Preprocess.from_json((folder / "preprocess.json").read_text())
+    images = _channels(sample.images, preprocess.channels)
+    rating = replace(judge, preprocess=preprocess).rate(session, task, replace(sample, images=images))
+    labels = judge.labels(task)
+    counts = np.bincount(np.concatenate([there.labels for there in sample.truth]), minlength=len(labels))
+    return Evaluation(
+        task=task.text,
+        metric="ap50",
+        value=rating.value,
+        ap=rating.ap,
+        per_class=rating.by_label,
+        counts=dict(zip(labels, map(int, counts), strict=True)),
+        examples=len(images),
+        source=_origin(source, part, seed),
+        data=data,
+        seed=seed,
+    )
+
+
+def _origin(source: DataSource, part: str, seed: int) -> str:
+    if source.geometry is not None:
+        return f"fresh scenes, seed {seed}"
+    whole = len(source.train) + len(source.heldout)
+    return f"the held-out part of {whole}" if part == "heldout" else f"all of {whole}"
+
+
+def _load(data: str, preprocess: Preprocess, *, seed: int, job: Job, **options: Any) -> DataSource:
+    name, _, fields = data.partition(":")
     if name == "geometry":
-        given = {item.partition("=")[0].strip(): item for item in options.split(",") if item.strip()}
+        given = {item.partition("=")[0].strip(): item for item in fields.split(",") if item.strip()}
         # Scenes are drawn for the task later; the generator is all that is wanted here.
         for key, value in {"size": preprocess.height, "train": 1, "heldout": 1}.items():
             given.setdefault(key, f"{key}={value}")
         data = f"geometry:{','.join(given.values())}"
-    size = None if name in ("geometry", "digits") else preprocess.height
-    return load_data(
-        data, attributes=attributes, label=label, image=image, size=size, crop=preprocess.crop, seed=seed
-    )
+    size: int | tuple[int, int] | None = preprocess.height
+    if name in ("geometry", "digits"):
+        size = None
+    elif job == "detect":
+        size = preprocess.height, preprocess.width
+    return load_data(data, size=size, crop=preprocess.crop, seed=seed, job=job, **options)
 
 
 def _fitting_task(vocabulary: Vocabulary, text: str, labels: Sequence[str], *, kind: str, data: str) -> Task:
@@ -150,7 +214,7 @@ def _pictures(
     vocabulary = source.vocabulary
     if source.geometry is not None and task.words:
         drawn, present = task_scenes(source.geometry, task.values(vocabulary), count, _SEED + seed)
-        return drawn.images, present.astype(np.int64), f"fresh scenes, seed {seed}"
+        return drawn.images, present.astype(np.int64), _origin(source, part, seed)
     parts = [source.heldout] if part == "heldout" else [source.train, source.heldout]
     truths = [_truth(examples, task, vocabulary, labels) for examples in parts]
     images = np.concatenate(
@@ -163,12 +227,7 @@ def _pictures(
             f"of the labels {', '.join(labels)} these data show {', '.join(shown) or 'none'}; "
             "give data that show at least two"
         )
-    whole = len(source.train) + len(source.heldout)
-    return (
-        images,
-        truth,
-        f"the held-out part of {whole}" if part == "heldout" else f"all of {whole}",
-    )
+    return images, truth, _origin(source, part, seed)
 
 
 def _truth(examples: Examples, task: Task, vocabulary: Vocabulary, labels: Sequence[str]) -> Labels:

@@ -6,15 +6,17 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from brickyard.core.errors import ArtifactError, DeviceError, InfeasibleError
+from brickyard.core.errors import ArtifactError, ConfigError, DeviceError, InfeasibleError
 from brickyard.core.files import sha256
 from brickyard.core.task import Task, Vocabulary
 from brickyard.devices.measure import this_device_name
 from brickyard.devices.profile import DeviceProfile
 from brickyard.devices.profile import profile as profile_device
 from brickyard.devices.table import read_table
+from brickyard.export.decode import Decode
+from brickyard.factory.boxes import detects
 from brickyard.factory.bulk import make_all, request_key
 from brickyard.factory.folder import FactoryFolder, cache_folder, find_factory
 from brickyard.factory.make import Maker, nearest_feasible, write_model
@@ -186,6 +188,9 @@ class Factory:
         out: str | Path,
         threads: int = 1,
         seed: int = 0,
+        decode: Literal["inside", "outside"] | None = None,
+        threshold: float | None = None,
+        nms_iou: float | None = None,
         progress: Progress = _quiet,
     ) -> Report:
         """Make a standalone model for a task within a budget, without training.
@@ -197,6 +202,10 @@ class Factory:
             out: Model folder to write; must not exist or be empty.
             threads: Threads of this machine, when `device` is None.
             seed: Seed of the candidates and of the scenes for quality.
+            decode: For detectors, whether the graph turns its maps into boxes (`inside`) or whoever runs it
+                (`outside`, what None means), see `brickyard.export.decode`.
+            threshold: For detectors, least score of a box; 0.3 if None.
+            nms_iou: For detectors, boxes of a label that overlap a better one by more than this are dropped.
             progress: Called while this machine is profiled, on first use.
 
         Returns:
@@ -208,6 +217,7 @@ class Factory:
             InfeasibleError: No model fits; nothing was written.
             DeviceError: The profile does not fit.
             ArtifactError: `out` is taken.
+            ConfigError: Options of detectors for a factory of another kind, or out of range.
         """
         started = time.perf_counter()
         wanted = task if isinstance(task, Task) else self.vocabulary.parse(task)
@@ -215,12 +225,14 @@ class Factory:
         target = Path(out)
         if target.exists() and not (target.is_dir() and not any(target.iterdir())):
             raise ArtifactError(f"{target} already exists; choose another folder or remove it first")
+        settings = self._decode(decode=decode, threshold=threshold, nms_iou=nms_iou)
+        inside = decode == "inside"
         profile = self._asked_device(ceilings, device, threads=threads, progress=progress)
-        key = self._key(wanted, ceilings, profile, threads=threads, seed=seed)
+        key = self._key(wanted, ceilings, profile, threads=threads, seed=seed, decode=settings, inside=inside)
         maker = self.maker(profile or self._kept_profile(threads), threads=threads)
         limits = ceilings.limits(whole_macs=maker.whole.macs)
         try:
-            model = maker.make(wanted, limits, seed=seed)
+            model = maker.make(wanted, limits, seed=seed, decode=settings, inside=inside)
         except InfeasibleError as error:
             error.nearest = nearest_feasible(maker, wanted, limits, error, seed=seed)
             raise
@@ -244,7 +256,7 @@ class Factory:
         wanted = task if isinstance(task, Task) else self.vocabulary.parse(task)
         ceilings = budget if isinstance(budget, Budget) else Budget(**dict(budget or {}))
         profile = self._asked_device(ceilings, device, threads=threads)
-        return self._key(wanted, ceilings, profile, threads=threads, seed=seed)
+        return self._key(wanted, ceilings, profile, threads=threads, seed=seed, decode=self._decode())
 
     def _asked_device(
         self,
@@ -260,7 +272,15 @@ class Factory:
         return self.device(device, threads=threads, progress=progress)
 
     def _key(
-        self, task: Task, budget: Budget, device: DeviceProfile | None, *, threads: int, seed: int
+        self,
+        task: Task,
+        budget: Budget,
+        device: DeviceProfile | None,
+        *,
+        threads: int,
+        seed: int,
+        decode: Decode | None,
+        inside: bool = False,
     ) -> str:
         whole = self.folder.blueprint.count(self.folder.blueprint.space.largest())
         return request_key(
@@ -270,11 +290,30 @@ class Factory:
             device=device,
             threads=threads if device is None else device.threads,
             seed=seed,
+            decode=None if decode is None else {**decode.to_json(), "inside": inside},
         )
 
     @cached_property
     def _sha256(self) -> str:
         return sha256(self.folder.path / "manifest.json")
+
+    def _decode(self, **given: Any) -> Decode | None:
+        """Return how maps become boxes; None for factories that do not detect."""
+        options = {name: value for name, value in given.items() if value is not None}
+        if not detects(self.folder.blueprint.outputs):
+            if options:
+                raise ConfigError(
+                    f"{', '.join(options)}: the factory {self.name!r} does not detect; leave the options of "
+                    "detectors out",
+                    path=next(iter(options)),
+                )
+            return None
+        if options.pop("decode", "outside") not in ("inside", "outside"):
+            raise ConfigError(
+                f"decode = {given['decode']!r} is not allowed; allowed: 'inside', 'outside'", path="decode"
+            )
+        preprocess = self.folder.preprocess
+        return Decode(height=preprocess.height, width=preprocess.width, **options)
 
     def make_all(
         self,

@@ -8,8 +8,8 @@ from __future__ import annotations
 import platform
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -28,17 +28,20 @@ from brickyard.core.space import CLASSES
 from brickyard.core.task import Task
 from brickyard.devices.measure import measure_session, processor_name, this_device_name
 from brickyard.devices.profile import DeviceProfile
+from brickyard.export.decode import Decode, append_decode
+from brickyard.factory.boxes import BoxJudge, decode_record, judge_of, show_boxes
+from brickyard.factory.clock import Clock
 from brickyard.factory.folder import FORMAT_VERSION, FactoryFolder, versions
+from brickyard.factory.made import Model
 from brickyard.factory.quality import (
     Floats,
+    Judge,
+    Sample,
     curve_of,
     known_task,
-    measure_quality,
     open_session,
-    scores_of,
+    outputs_of,
     task_config,
-    task_examples,
-    task_labels,
 )
 from brickyard.factory.records import Block, Budget, Costs, Latency, Quality, Report
 from brickyard.factory.report_html import render
@@ -49,53 +52,6 @@ _ROUNDS = 3
 _HEADROOM = 0.92
 _PARITY = 1e-4
 _QUALITY_PICTURES = 200
-
-
-@dataclass(frozen=True, eq=False)
-class Model:
-    """A made model that is not yet written.
-
-    Attributes:
-        config: Its config.
-        graph: Its ONNX graph, serialized.
-        session: The graph, opened.
-        weights: Its weights by the names of the plain torch twin.
-        predicted: Costs before it was written.
-        measured: Latency of the file.
-        parity_error: Largest difference to the reference.
-        rounds: Rounds of making and measuring.
-        seconds: Time by part.
-    """
-
-    config: Config
-    mask: Mask
-    graph: bytes
-    session: onnxruntime.InferenceSession
-    weights: Mapping[str, Any]
-    predicted: Costs
-    measured: Latency
-    parity_error: float
-    rounds: int
-    seconds: dict[str, float]
-
-
-class Clock:
-    """Adds up the seconds of named parts."""
-
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
-        self.started = self.last = time.perf_counter()
-
-    def lap(self, part: str) -> None:
-        """Count the time since the last lap to a part."""
-        now = time.perf_counter()
-        self.seconds[part] = self.seconds.get(part, 0.0) + now - self.last
-        self.last = now
-
-    def total(self) -> dict[str, float]:
-        """Return the parts and their total, rounded to tenths of a millisecond."""
-        parts = {**self.seconds, "total": time.perf_counter() - self.started}
-        return {part: round(value, 4) for part, value in parts.items()}
 
 
 class Maker:
@@ -202,13 +158,23 @@ class Maker:
         ]
         return [largest, *drawn, smallest]
 
-    def make(self, task: Task, limits: Mapping[str, float], *, seed: int) -> Model:
+    def make(
+        self,
+        task: Task,
+        limits: Mapping[str, float],
+        *,
+        seed: int,
+        decode: Decode | None = None,
+        inside: bool = False,
+    ) -> Model:
         """Search, cut, check and measure; tighten and repeat while the file is slower than asked.
 
         Args:
             task: The task.
             limits: Ceilings in base units.
             seed: Seed of the candidates.
+            decode: For detectors, how maps become boxes.
+            inside: Whether the graph does that, behind the cut.
 
         Returns:
             The model.
@@ -218,6 +184,8 @@ class Maker:
             ExportError: The cut graph does not compute what the reference computes.
         """
         clock = Clock()
+        tail = decode if inside else None
+        limits = self._without_tail(limits, tail)
         wanted = dict(limits)
         if "latency_ms" in limits and self.here:
             wanted["latency_ms"] *= _HEADROOM
@@ -237,10 +205,14 @@ class Maker:
             clock.lap("cut")
             error = self._parity(config, session)
             clock.lap("parity")
-            measured = measure_session(session, threads=self.threads)
+            final = session
+            if tail is not None:
+                content = append_decode(graph, tail).SerializeToString()
+                final = open_session(content, threads=self.threads)
+            measured = measure_session(final, threads=self.threads)
             if self.here and measured.p50 > limits.get("latency_ms", np.inf):
                 # The machine may have been disturbed; the quieter of two measurements counts.
-                again = measure_session(session, threads=self.threads)
+                again = measure_session(final, threads=self.threads)
                 measured = min(measured, again, key=lambda measurement: measurement.p50)
             clock.lap("measure")
             fastest = min(fastest, measured.p50)
@@ -277,7 +249,17 @@ class Maker:
             parity_error=error,
             rounds=number,
             seconds=clock.seconds,
+            decode=decode,
+            inside=inside,
         )
+
+    def _without_tail(self, limits: Mapping[str, float], tail: Decode | None) -> dict[str, float]:
+        """Take the bytes that an appended decoding adds off the limit of the file."""
+        limits = dict(limits)
+        if tail is not None and "file_bytes" in limits:
+            whole = self.blueprint.cut(self.blueprint.space.largest())
+            limits["file_bytes"] -= append_decode(whole, tail).ByteSize() - whole.ByteSize()
+        return limits
 
     def _parity(self, config: Config, session: onnxruntime.InferenceSession) -> float:
         """Compare a cut graph with the whole graph whose activations are multiplied by gates instead."""
@@ -287,16 +269,16 @@ class Maker:
             inputs = self.folder.preprocess.apply(self.folder.calibration.images[:4])
             self._references[key] = (open_session(self.blueprint.gated(choices)), inputs)
         reference, inputs = self._references[key]
-        gates = self._gates(config)
-        first, second = (entry.name for entry in reference.get_inputs())
-        expected = np.concatenate(
-            [reference.run(None, {first: inputs[i : i + 1], second: gates})[0] for i in range(len(inputs))]
-        )
-        if CLASSES in config:
-            expected = expected[:, list(config[CLASSES])]
-        actual = scores_of(session, inputs)
-        error = float(np.abs(actual - expected).max())
-        if not error <= _PARITY * max(1.0, float(np.abs(expected).max())):
+        expected = outputs_of(reference, inputs, gates=self._gates(config))
+        error, scale = 0.0, 1.0
+        for name, whole, actual in zip(
+            self.blueprint.outputs, expected, outputs_of(session, inputs), strict=True
+        ):
+            if CLASSES in {cut.decision for cut in self.blueprint.activations[name].cuts}:
+                whole = whole[:, list(config[CLASSES])]
+            error = max(error, float(np.abs(actual - whole).max()))
+            scale = max(scale, float(np.abs(whole).max()))
+        if not error <= _PARITY * scale:
             raise ExportError(
                 f"the cut graph differs from the whole network by {error:.3g} (allowed {_PARITY:g} of the "
                 "scores' scale); nothing was written. The factory's files may be damaged: train or download "
@@ -319,31 +301,42 @@ class Maker:
             self._whole_ms = measure_session(session, threads=self.threads).p50
         return self._whole_ms
 
-    def quality(self, task: Task, session: onnxruntime.InferenceSession, *, seed: int) -> Quality | None:
-        """Run a made model on held-out pictures; None where none are labelled for the task."""
+    @cached_property
+    def judge(self) -> Judge:
+        """What measures quality."""
         folder = self.folder
-        examples = task_examples(
-            task,
-            folder.vocabulary,
-            heldout=folder.heldout,
-            geometry=folder.geometry,
-            count=_QUALITY_PICTURES,
-            seed=seed + 7_000_000,
-        )
-        if examples is None:
-            return None
-        row = folder.quality["tasks"].get(task.text)
-        return measure_quality(
-            session,
-            task,
+        return judge_of(
+            self.blueprint,
             folder.vocabulary,
             folder.preprocess,
-            examples,
+            heldout=folder.heldout,
+            geometry=folder.geometry,
+        )
+
+    def quality(self, task: Task, session: onnxruntime.InferenceSession, sample: Sample) -> Quality:
+        """Run a made model on labelled held-out pictures."""
+        rating = self.judge.rate(session, task, sample)
+        row = self.folder.quality["tasks"].get(task.text)
+        return Quality(
+            metric=self.judge.metric(task),
+            value=rating.value,
+            ap=rating.ap,
             whole=None if row is None else row["quality"][-1],
+            per_class=rating.by_label,
+            examples=len(sample.images),
             source="fresh scenes"
-            if folder.geometry is not None
+            if self.folder.geometry is not None
             else "held-out pictures of the factory's data",
         )
+
+    def pictures(self, task: Task, model: Model, sample: Sample) -> list[dict[str, Any]]:
+        """Return pictures with the boxes of a made detector and of the whole network; none for others."""
+        if not isinstance(self.judge, BoxJudge) or model.decode is None:
+            return []
+        everything = np.ones(len(self.assembly.costs), dtype=np.bool_)
+        config = task_config(self.blueprint, self.assembly, task, self.folder.vocabulary, everything)
+        whole = open_session(self.blueprint.cut(config), threads=self.threads)
+        return show_boxes(self.judge, sample, {"whole": whole, "made": model.session}, model.decode)
 
 
 def write_model(
@@ -366,7 +359,12 @@ def write_model(
     """
     folder, limits = maker.folder, budget.limits(whole_macs=maker.whole.macs)
     clock = Clock()
-    quality = maker.quality(task, model.session, seed=seed)
+    judge = maker.judge
+    sample = judge.draw(task, count=_QUALITY_PICTURES, seed=seed + 7_000_000)
+    quality = None
+    if sample is not None and judge.available():
+        quality = maker.quality(task, model.session, sample)
+    pictures = [] if sample is None else maker.pictures(task, model, sample)
     clock.lap("quality")
     whole_ms = maker.whole_ms()
     clock.lap("whole")
@@ -383,6 +381,8 @@ def write_model(
         "report": "report.json",
         "page": "report.html",
     }
+    if model.decode is not None:
+        files |= {"decode": "decode.json", "pictures": "pictures.json"}
     with new_folder(out) as target:
         write_bytes(target / files["model"], model.graph)
         write_bytes(target / files["weights"], save_safetensors(dict(model.weights)))
@@ -396,8 +396,11 @@ def write_model(
                 "norms": "folded",
             },
         )
-        write_text(target / files["labels"], "\n".join(task_labels(task, folder.vocabulary)) + "\n")
+        write_text(target / files["labels"], "\n".join(maker.judge.labels(task)) + "\n")
         write_text(target / files["preprocess"], folder.preprocess.to_json())
+        if model.decode is not None:
+            write_json(target / files["decode"], decode_record(model.decode, inside=model.inside))
+            write_json(target / files["pictures"], pictures)
         write_json(
             target / files["request"],
             {
@@ -408,6 +411,7 @@ def write_model(
                 "budget": budget.model_dump(exclude_none=True),
                 "device": None if maker.device is None else maker.device.name,
                 "seed": seed,
+                **({"decode": "inside" if model.inside else "outside"} if model.decode is not None else {}),
             },
         )
         clock.lap("write")
@@ -448,7 +452,7 @@ def write_model(
             created=datetime.now(UTC).isoformat(timespec="seconds"),
         )
         write_json(target / files["report"], report.model_dump())
-        write_text(target / files["page"], render(report))
+        write_text(target / files["page"], render(report, pictures))
         write_manifest(target, format_version=FORMAT_VERSION, kind="model", fields={"name": out.name})
     return report
 

@@ -1,4 +1,4 @@
-"""Pictures as SVG text: which bricks are on, and the curve from limit to quality. Needs no library.
+"""Pictures as SVG text: which bricks are on, the curve from limit to quality, boxes. Needs no library.
 
 Colours are CSS variables (`--brick`, `--brick-off`, `--ink`, `--muted`, `--line`) with fallbacks, so that a
 picture fits a light or dark page and still reads alone.
@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 from xml.sax.saxutils import escape
 
 from brickyard.factory.records import Block, CurvePoint
@@ -190,3 +191,37 @@ def _mark(x: float, y: float | None, label: str, *, top: int, bottom: int) -> li
         ring,
         _text(x + away, bottom - 8, label, anchor=anchor, bold=True),
     ]
+
+
+_BOX_COLORS = ("#ff3b6b", "#1fb6ff", "#ffb020", "#39d98a", "#b06bff", "#f4f4f4")
+
+
+def boxes_svg(picture: Mapping[str, Any], found: str) -> str:
+    """Draw a picture with the boxes that are there, dashed, and those that a model finds.
+
+    Args:
+        picture: A record of `brickyard.factory.boxes.show_boxes`.
+        found: Name of the model in it.
+
+    Returns:
+        An `<svg>` element.
+    """
+    width, height = picture["width"], picture["height"]
+    scale = 320 / width
+    parts = [
+        f'<image href="data:image/jpeg;base64,{picture["picture"]}" width="320" height="{height * scale:g}" '
+        'style="image-rendering:auto"/>'
+    ]
+    for x0, y0, x1, y1, _ in picture["truth"]:
+        parts.append(_frame((x0, y0, x1, y1), scale, 'style="fill:none;stroke:#fff;stroke-dasharray:3 3"'))
+    for x0, y0, x1, y1, label, score in picture[found]:
+        color = _BOX_COLORS[int(label) % len(_BOX_COLORS)]
+        parts.append(_frame((x0, y0, x1, y1), scale, f'style="fill:none;stroke:{color};stroke-width:2"'))
+        parts.append(_text(x0 * scale + 3, y0 * scale + 12, f"{score:.2f}", fill=color, bold=True))
+    return _open(320, height * scale, f"{len(picture[found])} boxes found") + "".join(parts) + "</svg>"
+
+
+def _frame(box: Sequence[float], scale: float, style: str) -> str:
+    x0, y0, x1, y1 = box
+    sides = f'width="{(x1 - x0) * scale:.1f}" height="{(y1 - y0) * scale:.1f}"'
+    return f'<rect x="{x0 * scale:.1f}" y="{y0 * scale:.1f}" {sides} {style}/>'

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -19,7 +20,7 @@ from brickyard.data.examples import Examples, Preprocess
 from brickyard.data.geometry import GeometrySpec, task_scenes
 from brickyard.export.blueprint import Blueprint
 from brickyard.factory.folder import FactoryFolder
-from brickyard.factory.records import CurvePoint, Quality
+from brickyard.factory.records import CurvePoint, Metric
 
 Floats = npt.NDArray[np.float32]
 Labels = npt.NDArray[np.int64]
@@ -36,10 +37,25 @@ def open_session(model: onnx.ModelProto | bytes, *, threads: int = 1) -> onnxrun
     return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
 
 
+def outputs_of(session: onnxruntime.InferenceSession, inputs: Floats, **fixed: Floats) -> list[Floats]:
+    """Run a model of batch 1 on inputs `[N, channels, height, width]`.
+
+    Args:
+        session: The model.
+        inputs: Inputs.
+        **fixed: Further inputs by name, the same for each.
+
+    Returns:
+        Each output, `[N, ...]`.
+    """
+    name = session.get_inputs()[0].name
+    rows = [session.run(None, {name: inputs[i : i + 1], **fixed}) for i in range(len(inputs))]
+    return [np.concatenate(parts) for parts in zip(*rows, strict=True)]
+
+
 def scores_of(session: onnxruntime.InferenceSession, inputs: Floats) -> Floats:
     """Run a model of batch 1 on inputs `[N, channels, height, width]`; scores `[N, outputs]`."""
-    name = session.get_inputs()[0].name
-    return np.concatenate([session.run(None, {name: inputs[i : i + 1]})[0] for i in range(len(inputs))])
+    return outputs_of(session, inputs)[0]
 
 
 def task_labels(task: Task, vocabulary: Vocabulary) -> tuple[str, ...]:
@@ -114,36 +130,108 @@ def rate(
     return float((scores.argmax(1) == labels).mean()), named
 
 
-def measure_quality(
-    session: onnxruntime.InferenceSession,
-    task: Task,
-    vocabulary: Vocabulary,
-    preprocess: Preprocess,
-    examples: tuple[npt.NDArray[np.uint8], Labels],
-    *,
-    whole: float | None,
-    source: str,
-) -> Quality:
-    """Run a made model on labelled pictures.
+@dataclass(frozen=True, eq=False)
+class Sample:
+    """Labelled pictures for a task.
 
-    Args:
-        session: The model.
-        task: Its task.
-        vocabulary: Words of the factory.
-        preprocess: Of the factory.
-        examples: Pictures and labels.
-        whole: Quality of the whole network for the task, if known.
-        source: Where the pictures come from, for the report.
-
-    Returns:
-        The quality.
+    Attributes:
+        images: uint8 `[N, height, width, channels]`.
+        truth: What is right: output indices `[N]`, or for detectors the boxes of each picture.
     """
-    images, labels = examples
-    value, per_class = rate(task, vocabulary, scores_of(session, preprocess.apply(images)), labels)
-    metric = "balanced_accuracy" if task.kind == "properties" else "accuracy"
-    return Quality(
-        metric=metric, value=value, whole=whole, per_class=per_class, examples=len(labels), source=source
-    )
+
+    images: npt.NDArray[np.uint8]
+    truth: Any
+
+
+@dataclass(frozen=True)
+class Rating:
+    """What a model is worth on a sample.
+
+    Attributes:
+        value: The metric.
+        by_label: The same, or the recall, of each label by name.
+        ap: For detectors, the average precision over overlaps of 0.5 to 0.95.
+    """
+
+    value: float
+    by_label: dict[str, float]
+    ap: float | None = None
+
+
+class Judge(Protocol):
+    """Measures the quality of models of one job."""
+
+    @property
+    def curve_pictures(self) -> int:
+        """Pictures per task for the curve of a factory."""
+
+    def metric(self, task: Task) -> Metric:
+        """Return the name of the metric."""
+
+    def labels(self, task: Task) -> tuple[str, ...]:
+        """Return what the outputs of a model mean, in order."""
+
+    def available(self) -> bool:
+        """Tell whether what measures is installed."""
+
+    def draw(self, task: Task, *, count: int, seed: int) -> Sample | None:
+        """Return labelled held-out pictures, None where nothing is labelled for the task."""
+
+    def rate(self, session: onnxruntime.InferenceSession, task: Task, sample: Sample) -> Rating:
+        """Run a model on labelled pictures."""
+
+    def telling(self, sample: Sample) -> bool:
+        """Tell whether a sample can tell good from bad."""
+
+
+@dataclass(frozen=True, eq=False)
+class AnswerJudge:
+    """Measures models that give one answer per picture.
+
+    Attributes:
+        vocabulary: Words of the factory.
+        preprocess: How pictures become inputs.
+        heldout: Labelled pictures; None where scenes are drawn.
+        geometry: Generator of scenes, used without `heldout`.
+    """
+
+    vocabulary: Vocabulary
+    preprocess: Preprocess
+    heldout: Examples | None
+    geometry: GeometrySpec | None
+
+    @property
+    def curve_pictures(self) -> int:
+        """Pictures per task for the curve of a factory."""
+        return _CURVE_PICTURES
+
+    def metric(self, task: Task) -> Metric:
+        """Return the name of the metric."""
+        return "balanced_accuracy" if task.kind == "properties" else "accuracy"
+
+    def labels(self, task: Task) -> tuple[str, ...]:
+        """Return what the outputs of a model mean, in order."""
+        return task_labels(task, self.vocabulary)
+
+    def available(self) -> bool:
+        """Nothing more is needed."""
+        return True
+
+    def draw(self, task: Task, *, count: int, seed: int) -> Sample | None:
+        """Return labelled pictures, see `task_examples`."""
+        found = task_examples(
+            task, self.vocabulary, heldout=self.heldout, geometry=self.geometry, count=count, seed=seed
+        )
+        return None if found is None else Sample(*found)
+
+    def rate(self, session: onnxruntime.InferenceSession, task: Task, sample: Sample) -> Rating:
+        """Return the quality of answers and the recalls, see `rate`."""
+        scores = scores_of(session, self.preprocess.apply(sample.images))
+        return Rating(*rate(task, self.vocabulary, scores, sample.truth))
+
+    def telling(self, sample: Sample) -> bool:
+        """Tell whether pictures of two labels are there."""
+        return len(np.unique(sample.truth)) >= 2
 
 
 def task_config(
@@ -168,57 +256,72 @@ def task_config(
 
 
 def measure_curve(
-    source: Any, blueprint: Blueprint, assembly: Assembly, *, split: Any, limits: Sequence[float], seed: int
+    judge: Judge,
+    blueprint: Blueprint,
+    assembly: Assembly,
+    *,
+    vocabulary: Vocabulary,
+    split: Any,
+    limits: Sequence[float],
+    seed: int,
+    progress: Callable[[int, int, str], None],
 ) -> Mapping[str, Any]:
     """Measure quality at each limit for the tasks of a factory.
 
     Args:
-        source: The data source the factory was trained on.
+        judge: Gives labelled pictures and measures.
         blueprint: The exported network.
         assembly: The trained assembler.
+        vocabulary: Words of tasks.
         split: Known and unseen tasks of a property vocabulary; None for classes, where 12 random subsets
-            of 2 to 5 classes and the task of all classes stand for the rest.
+            of 2 to 5 classes and the task of all classes stand for the rest; for detectors single classes,
+            too.
         limits: Shares of all MACs.
         seed: Seed of scenes and subsets.
+        progress: Called with tasks done, tasks in all, and a short text.
 
     Returns:
-        JSON record: `limits`, and by task `known`, `quality` and `macs_share` at each limit.
+        JSON record: `metric`, `limits`, and by task `known`, `quality` and `macs_share` at each limit, for
+        detectors `ap` too.
     """
-    vocabulary: Vocabulary = source.vocabulary
     known: dict[Task, bool | None]
     if split is None:
         rng = np.random.default_rng(seed)
         words = np.array(vocabulary.words)
         known = {vocabulary.all(): None}
+        if judge.metric(vocabulary.all()) == "ap50":
+            known |= {vocabulary.task([word]): None for word in vocabulary.words[:20]}
         for _ in range(12):
-            size = int(rng.integers(2, min(5, len(words)) + 1))
+            size = int(rng.integers(2, min(5, len(words)) + 1)) if len(words) > 2 else len(words)
             known[vocabulary.task(rng.choice(words, size, replace=False).tolist())] = None
     else:
         known = {**dict.fromkeys(split.known, True), **dict.fromkeys(split.unseen, False)}
-    heldout = None if source.geometry is not None else source.heldout
     tasks: dict[str, Any] = {}
     whole = blueprint.count(blueprint.space.largest()).macs
     for number, (task, is_known) in enumerate(known.items()):
-        drawn = task_examples(
-            task,
-            vocabulary,
-            heldout=heldout,
-            geometry=source.geometry,
-            count=_CURVE_PICTURES,
-            seed=seed + 90_000 + number,
-        )
-        if drawn is None or len(np.unique(drawn[1])) < 2:
+        progress(number, len(known), f"quality of {task.text}")
+        sample = judge.draw(task, count=judge.curve_pictures, seed=seed + 90_000 + number)
+        if sample is None or not judge.telling(sample):
             continue
-        inputs = source.preprocess.apply(drawn[0])
         masks = assembly.masks(assembly.logits(task.vector(vocabulary), limits), limits)
         row: dict[str, Any] = {"known": is_known, "quality": [], "macs_share": []}
         for mask in masks:
             config = task_config(blueprint, assembly, task, vocabulary, mask)
-            scores = scores_of(open_session(blueprint.cut(config)), inputs)
-            row["quality"].append(round(rate(task, vocabulary, scores, drawn[1])[0], 4))
+            rating = judge.rate(open_session(blueprint.cut(config)), task, sample)
+            row["quality"].append(round(rating.value, 4))
             row["macs_share"].append(round(blueprint.count(config).macs / whole, 4))
+            if rating.ap is not None:
+                row.setdefault("ap", []).append(round(rating.ap, 4))
         tasks[task.text] = row
-    return {"limits": list(limits), "examples": _CURVE_PICTURES, "seed": seed, "tasks": tasks}
+    progress(len(known), len(known), "quality at each limit")
+    metric = judge.metric(next(iter(known)))
+    return {
+        "metric": metric,
+        "limits": list(limits),
+        "examples": judge.curve_pictures,
+        "seed": seed,
+        "tasks": tasks,
+    }
 
 
 def curve_of(folder: FactoryFolder, task: Task) -> tuple[CurvePoint, ...]:

@@ -10,6 +10,9 @@ from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 
 from brickyard.core.errors import BudgetError
 
+Metric = Literal["balanced_accuracy", "accuracy", "ap50"]
+METRIC_NAMES = {"balanced_accuracy": "balanced accuracy", "accuracy": "accuracy", "ap50": "AP50"}
+
 LimitName = Literal["latency_ms", "macs", "parameters", "file_bytes", "peak_memory_bytes"]
 
 
@@ -143,21 +146,28 @@ class Quality(Record):
 
     Attributes:
         metric: `balanced_accuracy` for property tasks, `accuracy` (over the classes of the task) for
-            class tasks.
+            class tasks, `ap50` (average precision at an overlap of 0.5) for detectors.
         value: The made model.
         whole: The whole network for the same task (all bricks that the task opens without a limit), as
             the state before.
-        per_class: Recall of each label.
+        per_class: Recall of each label; AP50 for detectors.
+        ap: Average precision over overlaps of 0.5 to 0.95, for detectors.
         examples: Number of pictures.
         source: Where the pictures come from.
     """
 
-    metric: Literal["balanced_accuracy", "accuracy"]
+    metric: Metric
     value: float
+    ap: float | None = None
     whole: float | None = None
     per_class: dict[str, float]
     examples: int
     source: str
+
+    @property
+    def metric_name(self) -> str:
+        """The metric as people write it."""
+        return METRIC_NAMES[self.metric]
 
 
 class CurvePoint(Record):

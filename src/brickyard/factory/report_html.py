@@ -6,10 +6,11 @@ engine.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-from brickyard.factory.pictures import bricks_svg, curve_svg, xml_text
+from brickyard.factory.pictures import boxes_svg, bricks_svg, curve_svg, xml_text
 from brickyard.factory.records import Report
 
 _CSS = Path(__file__).with_name("report.css")
@@ -141,10 +142,17 @@ def _tiles(report: Report, limits: dict[str, float]) -> str:
     ]
     quality = report.quality
     if quality is None:
-        tiles.append(_tile("Quality", "–", "no labelled pictures to measure it on"))
+        tiles.append(
+            _tile(
+                "Quality",
+                "–",
+                "no labelled pictures to measure it on"
+                + (", or no pycocotools" if "decode" in report.files else ""),
+            )
+        )
     else:
         whole = "" if quality.whole is None else f"whole network {quality.whole:.3f}<br/>"
-        metric = quality.metric.replace("_", " ").capitalize()
+        metric = quality.metric_name[0].upper() + quality.metric_name[1:]
         source = f"{_count(quality.examples)} held-out pictures: {xml_text(quality.source)}"
         tiles.append(_tile(metric, f"{quality.value:.3f}", whole + source))
     return f'<div class="tiles">{"".join(tiles)}</div>'
@@ -222,11 +230,30 @@ def _per_class(report: Report) -> str:
     quality = report.quality
     if quality is None:
         return ""
-    rows = [(xml_text(label), f"{recall:.4f} {_bar(recall)}") for label, recall in quality.per_class.items()]
+    rows = [(xml_text(label), f"{value:.4f} {_bar(value)}") for label, value in quality.per_class.items()]
     whole = "" if quality.whole is None else f" Whole network for the same task: <b>{quality.whole:.4f}</b>."
-    metric = quality.metric.replace("_", " ")
-    note = f"<p>This model: {metric} <b>{quality.value:.4f}</b>.{whole}</p>"
-    return _card("Quality per label", note, _table(("Label", "Recall"), rows))
+    note = f"<p>This model: {quality.metric_name} <b>{quality.value:.4f}</b>.{whole}</p>"
+    if quality.ap is not None:
+        note += f"<p>Mean over overlaps of 0.5 to 0.95 (AP): <b>{quality.ap:.4f}</b>.</p>"
+    each = "Recall" if quality.ap is None else quality.metric_name
+    return _card("Quality per label", note, _table(("Label", each), rows))
+
+
+def _pictures(report: Report, pictures: Sequence[Mapping[str, Any]]) -> str:
+    """Show what the whole network and the made model find, side by side."""
+    if not pictures:
+        return ""
+    note = (
+        "<p><small>Held-out pictures. Dashed: boxes that are there; solid: boxes that were found, with "
+        "their scores. The whole network has the same task and no limit.</small></p>"
+    )
+    rows = "".join(
+        '<div class="pair">'
+        f"<figure>{boxes_svg(picture, 'whole')}<figcaption>whole network</figcaption></figure>"
+        f"<figure>{boxes_svg(picture, 'made')}<figcaption>this model</figcaption></figure></div>"
+        for picture in pictures
+    )
+    return _card("What it finds", note, rows, wide=True)
 
 
 def _checks(report: Report) -> str:
@@ -258,11 +285,12 @@ def _files(report: Report) -> str:
     return _card("Files", _pairs(report.files.items()), "<h3>sha256</h3>", _pairs(report.sha256.items()))
 
 
-def render(report: Report) -> str:
+def render(report: Report, pictures: Sequence[Mapping[str, Any]] = ()) -> str:
     """Render the report of a made model.
 
     Args:
         report: The record; all its text is escaped.
+        pictures: For detectors, pictures with boxes, see `brickyard.factory.boxes.show_boxes`.
 
     Returns:
         A whole HTML page, well-formed as XML too.
@@ -277,6 +305,7 @@ def render(report: Report) -> str:
         _bricks(report),
         _curve(report),
         _per_class(report),
+        _pictures(report, pictures),
         _seconds(report),
         _checks(report),
         _files(report),

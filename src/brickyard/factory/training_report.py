@@ -19,6 +19,7 @@ import numpy.typing as npt
 from brickyard.core.errors import MissingExtraError
 from brickyard.core.files import write_text
 from brickyard.core.task import Vocabulary
+from brickyard.factory.records import METRIC_NAMES
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -120,6 +121,11 @@ def write_training_report(
     )
 
 
+def _metric(curve: Mapping[str, Any]) -> str:
+    """Return the metric of a record; those of the first factories do not name theirs."""
+    return str(curve.get("metric", "balanced_accuracy"))
+
+
 def _place(curve: Mapping[str, Any]) -> int:
     """Return the place of the limit nearest to a quarter."""
     return int(np.abs(np.array(curve["limits"]) - _LIMIT).argmin())
@@ -175,14 +181,14 @@ def _pairs(figure: Figure, curve: Mapping[str, Any], vocabulary: Vocabulary, fil
     pairs = list(combinations(vocabulary.groups, 2))
     columns = min(3, len(pairs))
     axes = np.atleast_1d(figure.subplots(-(-len(pairs) // columns), columns)).ravel()
-    place = _place(curve)
+    place, least = _place(curve), 0.0 if _metric(curve) == "ap50" else 0.5
     picture = None
     for axis, (rows, across) in zip(axes, pairs, strict=False):
         values, unseen = _grid(curve, vocabulary, rows, across, place)
-        picture = axis.imshow(values, vmin=0.5, vmax=1.0, cmap="viridis", aspect="auto")
+        picture = axis.imshow(values, vmin=least, vmax=1.0, cmap="viridis", aspect="auto")
         for row, column in np.argwhere(np.isfinite(values)):
             value = values[row, column]
-            color = "white" if value < 0.8 else "black"
+            color = "white" if value < 0.4 * least + 0.6 else "black"
             axis.text(column, row, f"{100 * value:.0f}", ha="center", va="center", fontsize=7, color=color)
         for row, column in np.argwhere(unseen):
             axis.add_patch(
@@ -195,8 +201,9 @@ def _pairs(figure: Figure, curve: Mapping[str, Any], vocabulary: Vocabulary, fil
     for axis in axes[len(pairs) :]:
         axis.set_visible(False)
     if picture is not None:
-        figure.colorbar(picture, ax=list(axes), shrink=0.6, label="balanced accuracy")
-    figure.suptitle("balanced accuracy in %; red frames: combinations that were never trained", fontsize=10)
+        figure.colorbar(picture, ax=list(axes), shrink=0.6, label=METRIC_NAMES[_metric(curve)])
+    title = f"{METRIC_NAMES[_metric(curve)]} in %; red frames: combinations that were never trained"
+    figure.suptitle(title, fontsize=10)
     figure.savefig(file, dpi=90)
 
 

@@ -90,7 +90,26 @@ def _inputs(network: Network, *, batch: int, seed: int) -> Tensor:
     return torch.randn(batch, *network.input_shape, generator=generator)
 
 
-def _agree(found: Tensor, expected: Tensor, *, tolerance: float, what: str) -> None:
+def _tensors(given: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    return (given,) if isinstance(given, Tensor) else given
+
+
+def _shapes(given: Tensor | tuple[Tensor, ...]) -> list[tuple[int, ...]]:
+    return [tuple(tensor.shape) for tensor in _tensors(given)]
+
+
+def _agree(
+    found: Tensor | tuple[Tensor, ...],
+    expected: Tensor | tuple[Tensor, ...],
+    *,
+    tolerance: float,
+    what: str,
+) -> None:
+    for one, other in zip(_tensors(found), _tensors(expected), strict=True):
+        _agree_on_one(one, other, tolerance=tolerance, what=what)
+
+
+def _agree_on_one(found: Tensor, expected: Tensor, *, tolerance: float, what: str) -> None:
     require(found.shape == expected.shape, f"{what}: shape {tuple(found.shape)}, not {tuple(expected.shape)}")
     scale = max(1.0, float(expected.abs().max()))
     error = float((found - expected).abs().max()) / scale
@@ -313,11 +332,11 @@ def check_gates(network: Network, *, samples: int = 8, seed: int = 0, tolerance:
     net = prepared(network, seed=seed)
     largest = net.space.largest()
     x = _inputs(net, batch=1, seed=seed)
-    shape = net(x).shape
+    shapes = _shapes(net(x))
     gated = []
     for subset in (decision for decision in net.space if isinstance(decision, Subset)):
         with net.configured(largest.replace({subset.name: subset.smallest()})):
-            if net(x).shape == shape:
+            if _shapes(net(x)) == shapes:
                 gated.append(subset)
     configs = [
         largest.replace({subset.name: config[subset.name] for subset in gated})
@@ -329,11 +348,16 @@ def check_gates(network: Network, *, samples: int = 8, seed: int = 0, tolerance:
     }
     x = _inputs(net, batch=len(configs), seed=seed)
     with net.gated(gates):
-        found = net(x)
+        found = _tensors(net(x))
     for row, config in enumerate(configs):
         with net.configured(config):
             expected = net(x[row : row + 1])
-        _agree(found[row : row + 1], expected, tolerance=tolerance, what=f"gates of {config}")
+        _agree(
+            tuple(part[row : row + 1] for part in found),
+            expected,
+            tolerance=tolerance,
+            what=f"gates of {config}",
+        )
 
 
 def _torch_graph(network: Network, config: Config) -> bytes:
@@ -385,7 +409,7 @@ def check_graph(
     Args:
         network: Network to check; left as it is.
         graph: Called with a prepared copy of the network and a config; gives the bytes of an ONNX file with
-            one input `[1, *input_shape]` and one output.
+            one input `[1, *input_shape]` and the outputs of the network.
         samples: Number of random configs besides the largest, the smallest and the emptied one.
         seed: Seed of configs, inputs and statistics.
         tolerance: Largest difference, as a share of the largest score (at least 1).
@@ -400,5 +424,5 @@ def check_graph(
         )
         plain, name = net.extract(config), session.get_inputs()[0].name
         for x in _inputs(net, batch=3, seed=seed).split(1):
-            found = torch.from_numpy(np.asarray(session.run(None, {name: x.numpy()})[0]))
+            found = tuple(torch.from_numpy(np.asarray(part)) for part in session.run(None, {name: x.numpy()}))
             _agree(found, plain(x), tolerance=tolerance, what=f"ONNX file of {config}")

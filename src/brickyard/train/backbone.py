@@ -38,6 +38,9 @@ from brickyard.train.tasks import object_words
 Nested = Callable[[npt.NDArray[np.float32]], Mapping[str, Tensor]]
 """From limits `[batch]` to gates by subset."""
 
+BackboneObjective = Callable[[Network, Tensor, Batch], tuple[Tensor, float]]
+"""From network, pictures and batch to the loss and an accuracy in [0, 1]."""
+
 
 class BackboneTraining:
     """Trains all bricks together: every property of every object, or the class of every picture.
@@ -55,6 +58,7 @@ class BackboneTraining:
         folder: Where the checkpoint lies; None for none.
         augment: Changes a batch of pictures at random.
         nested: Opens the nested core under limits; None keeps everything on.
+        objective: What is made smaller; that of words or classes, as above, if None.
         identity: What else decides the run, JSON values; a checkpoint with another is refused.
     """
 
@@ -68,6 +72,7 @@ class BackboneTraining:
         folder: Path | None = None,
         augment: Augment | None = None,
         nested: Nested | None = None,
+        objective: BackboneObjective | None = None,
         identity: Mapping[str, Any] | None = None,
     ) -> None:
         self.identity = {
@@ -77,6 +82,7 @@ class BackboneTraining:
             "stage": "backbone",
         }
         self.network, self.nested = network, nested
+        self.objective = self._answers if objective is None else objective
         self.group_sizes = None if group_sizes is None else list(group_sizes)
         self.batches, self.settings, self.augment = batches, settings, augment
         self.path = None if folder is None else folder / "backbone.safetensors"
@@ -130,7 +136,7 @@ class BackboneTraining:
         if self.nested is not None:
             gates = self.nested(draw_limits(settings, self.step, len(pictures), rng))
         with mixed_precision(settings, self.device), self.network.gated(gates):
-            loss, accuracy = self._loss(pictures, batch)
+            loss, accuracy = self.objective(self.network, pictures, batch)
         for group in self.optimizer.param_groups:
             group["lr"] = settings.learning_rate * one_cycle(self.step, settings.steps)
         self.optimizer.zero_grad(set_to_none=True)
@@ -145,11 +151,11 @@ class BackboneTraining:
         open_share = float(torch.cat(list(gates.values()), dim=1).mean()) if gates else 1.0
         return value, accuracy, open_share
 
-    def _loss(self, pictures: Tensor, batch: Batch) -> tuple[Tensor, float]:
+    def _answers(self, network: Network, pictures: Tensor, batch: Batch) -> tuple[Tensor, float]:
         settings = self.settings
         if self.group_sizes is None:
             labels = torch.from_numpy(batch.objects[:, 0, 0].astype(np.int64)).to(self.device)
-            scores = self.network(pictures).float()
+            scores = network(pictures).float()
             loss = F.cross_entropy(scores, labels, label_smoothing=settings.label_smoothing)
             return loss, float((scores.argmax(1) == labels).float().mean())
         return self._words(pictures, batch)

@@ -124,6 +124,29 @@ Augment = Callable[[Tensor, torch.Generator], Tensor]
 """Changes a batch of pictures at random."""
 
 
+class Objective(Protocol):
+    """What joint training makes smaller."""
+
+    def __call__(
+        self,
+        outputs: Any,
+        maps: Mapping[str, Tensor],
+        batch: Batch,
+        questions: Questions,
+        teacher: Any,
+        /,
+    ) -> tuple[Tensor, Tensor, float]:
+        """Compute the whole loss, the part of it that is shown, and an accuracy in [0, 1].
+
+        Args:
+            outputs: What the network gives for the batch.
+            maps: What its layers `missing` and `score` give by place, float32; see `score_maps`.
+            batch: The batch.
+            questions: Its tasks.
+            teacher: What the network gives without a limit; None without distillation.
+        """
+
+
 @dataclass(frozen=True)
 class Record:
     """Means over the steps since the last record; `open_share` is that of the bricks, however dear."""
@@ -225,6 +248,38 @@ def object_places(
     return (samples, rows, columns), torch.from_numpy(empty).to(scores.device)
 
 
+class AnswerObjective:
+    """Cross entropy of one answer per picture, with the losses at places and of distillation.
+
+    Args:
+        settings: The run.
+    """
+
+    def __init__(self, settings: TrainSettings) -> None:
+        self.settings = settings
+
+    def __call__(
+        self, outputs: Any, maps: Mapping[str, Tensor], batch: Batch, questions: Questions, teacher: Any, /
+    ) -> tuple[Tensor, Tensor, float]:
+        """Compute the whole loss, the cross entropy alone, and the share of right answers."""
+        settings = self.settings
+        scores = self._mask(outputs.float(), questions)
+        labels = torch.from_numpy(questions.labels).to(scores.device)
+        loss = F.cross_entropy(scores, labels, label_smoothing=settings.label_smoothing)
+        total = loss
+        if settings.places > 0:
+            total = total + settings.places * _place_loss(maps, batch, questions)
+        if teacher is not None:
+            target = self._mask(teacher.float(), questions).softmax(1)
+            total = total + settings.distill * -(target * scores.log_softmax(1).clamp(min=-50)).sum(1).mean()
+        return total, loss, float((scores.argmax(1) == labels).float().mean())
+
+    def _mask(self, scores: Tensor, questions: Questions) -> Tensor:
+        if questions.allowed is None:
+            return scores
+        return scores.masked_fill(torch.from_numpy(~questions.allowed).to(scores.device), -1e4)
+
+
 class JointTraining:
     """A run that can be stopped at any time and resumed.
 
@@ -240,6 +295,7 @@ class JointTraining:
         settings: The run.
         folder: Where checkpoints lie; None for none.
         augment: Changes a batch of pictures at random.
+        objective: What is made smaller; that of answers, `AnswerObjective`, if None.
         identity: What else decides the run, JSON values; a checkpoint with another is refused.
     """
 
@@ -255,8 +311,10 @@ class JointTraining:
         settings: TrainSettings,
         folder: Path | None = None,
         augment: Augment | None = None,
+        objective: Objective | None = None,
         identity: Mapping[str, Any] | None = None,
     ) -> None:
+        self.objective = AnswerObjective(settings) if objective is None else objective
         self.network, self.assembler, self.gate = network, assembler, gate
         self.further = dict(identity or {})
         self.device = next(network.parameters()).device
@@ -309,17 +367,16 @@ class JointTraining:
                 settings=self._identity(),
             )
 
-    def _forward(self, pictures: Tensor, tasks: Tensor, limits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _forward(self, pictures: Tensor, tasks: Tensor, limits: Tensor) -> tuple[Any, Tensor, Tensor]:
         gates, penalty = self.gate(tasks, limits, self.costs)
         scores = self.network_scores(pictures, tasks, gates)
         return scores, gates, penalty
 
-    def network_scores(self, pictures: Tensor, tasks: Tensor, gates: Tensor) -> Tensor:
-        """Compute the scores of a batch whose samples have their own tasks and gates `[batch, bricks]`."""
+    def network_scores(self, pictures: Tensor, tasks: Tensor, gates: Tensor) -> Any:
+        """Compute the outputs of a batch whose samples have their own tasks and gates `[batch, bricks]`."""
         head = {WORDS: tasks} if WORDS in self.network.space else {}
         with self.network.gated({**split_gates(gates, self.subsets), **head}):
-            scores: Tensor = self.network(pictures)
-        return scores
+            return self.network(pictures)
 
     def _choose(self, rng: np.random.Generator) -> None:
         """Draw the choices (depths, kernels) of this step; the largest for a third of the steps."""
@@ -340,22 +397,17 @@ class JointTraining:
         if self.augment is not None:
             pictures = self.augment(pictures, torch.Generator().manual_seed(int(rng.integers(2**62))))
         tasks = torch.from_numpy(questions.tasks).to(self.device)
-        labels = torch.from_numpy(questions.labels).to(self.device)
-        limits = torch.from_numpy(draw_limits(settings, self.step, len(labels), rng)).to(self.device)
+        limits = torch.from_numpy(draw_limits(settings, self.step, len(tasks), rng)).to(self.device)
         self._choose(rng)
-        with mixed_precision(settings, self.device), score_maps(self.network) as maps:
-            scores, gates, penalty = self._forward(pictures, tasks, limits)
-            place_loss = settings.places * _place_loss(maps, batch, questions) if settings.places > 0 else 0.0
+        with mixed_precision(settings, self.device):
+            with score_maps(self.network) as maps:
+                outputs, gates, penalty = self._forward(pictures, tasks, limits)
             teacher = None
             if settings.distill > 0:
                 with torch.no_grad():
-                    teacher = self._forward(pictures, tasks, torch.ones_like(limits))[0].float()
-        scores = self._mask(scores.float(), questions)
-        loss = F.cross_entropy(scores, labels, label_smoothing=settings.label_smoothing)
-        total = loss + settings.penalty * penalty + place_loss
-        if teacher is not None:
-            target = self._mask(teacher, questions).softmax(1)
-            total = total + settings.distill * -(target * scores.log_softmax(1).clamp(min=-50)).sum(1).mean()
+                    teacher = self._forward(pictures, tasks, torch.ones_like(limits))[0]
+            total, loss, accuracy = self.objective(outputs, maps, batch, questions, teacher)
+        total = total + settings.penalty * penalty
         for group, peak in zip(
             self.optimizer.param_groups, (settings.learning_rate, settings.assembler_rate), strict=True
         ):
@@ -365,13 +417,7 @@ class JointTraining:
         nn.utils.clip_grad_norm_(self.network.parameters(), settings.clip)
         nn.utils.clip_grad_norm_(self.assembler.parameters(), settings.clip)
         self.optimizer.step()
-        accuracy = float((scores.argmax(1) == labels).float().mean())
         return float(loss.detach()), accuracy, float(gates.detach().mean())
-
-    def _mask(self, scores: Tensor, questions: Questions) -> Tensor:
-        if questions.allowed is None:
-            return scores
-        return scores.masked_fill(torch.from_numpy(~questions.allowed).to(scores.device), -1e4)
 
     def run(self, *, record_every: int = 50) -> Iterator[Record]:
         """Train to the end, or from where a checkpoint left off.
@@ -413,11 +459,10 @@ def split_gates(gates: Tensor, subsets: list[Subset]) -> Mapping[str, Tensor]:
 def score_maps(network: Network) -> Iterator[dict[str, Tensor]]:
     """Collect, inside a `with` block, what the layers `missing` and `score` of a head give by place."""
     maps: dict[str, Tensor] = {}
-    layers = dict(network.root.named_modules())
     handles = []
-    for name in ("missing", "score"):
-        layer = layers.get(f"head.{name}")
-        if layer is not None:
+    for path, layer in network.root.named_modules():
+        head, _, name = path.rpartition(".")
+        if head.split(".")[0] == "head" and name in ("missing", "score"):
 
             def keep(_module: nn.Module, _inputs: Any, output: Tensor, name: str = name) -> None:
                 maps[name] = output.float()

@@ -205,3 +205,40 @@ class ClassQuestions:
         ranks = noise.argsort(1).argsort(1)
         allowed = ranks < sizes[:, None]
         return Questions(allowed.astype(np.float32), labels, allowed)
+
+
+class ObjectClassQuestions:
+    """Draws subsets of classes for pictures of several objects; mostly a class of the picture is among them.
+
+    Args:
+        num_classes: Number of classes.
+        all_share: Share of the pictures that are asked about all classes.
+        absent_share: Share of the pictures whose subset is drawn without looking at them.
+    """
+
+    def __init__(self, num_classes: int, *, all_share: float = 0.25, absent_share: float = 0.15) -> None:
+        self.num_classes, self.all_share, self.absent_share = num_classes, all_share, absent_share
+
+    def __call__(self, objects: npt.NDArray[np.int16], rng: np.random.Generator) -> Questions:
+        """Ask each picture for the objects of some classes.
+
+        Args:
+            objects: Class indices `[batch, objects, 1]`, -1 where there is no object.
+            rng: Source of the draw.
+
+        Returns:
+            Tasks; labels tell whether any object of the task is there.
+        """
+        classes = objects[:, :, 0].astype(np.int64)
+        there = classes >= 0
+        chosen = (rng.random(there.shape) * there).argmax(1)
+        looked = there.any(1) & (rng.random(len(classes)) >= self.absent_share)
+        rows = np.flatnonzero(looked)
+        noise = rng.random((len(classes), self.num_classes))
+        noise[rows, classes[rows, chosen[rows]]] = -1.0
+        sizes = rng.integers(1, self.num_classes + 1, len(classes))
+        sizes[rng.random(len(classes)) < self.all_share] = self.num_classes
+        allowed = noise.argsort(1).argsort(1) < sizes[:, None]
+        asked = np.take_along_axis(allowed, classes.clip(min=0), axis=1) & there
+        labels = np.asarray(asked.any(1), dtype=np.int64)
+        return Questions(allowed.astype(np.float32), labels, allowed)

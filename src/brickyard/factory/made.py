@@ -1,0 +1,46 @@
+"""A made model that is not yet written."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import onnxruntime
+
+from brickyard.assemble.assembly import Mask
+from brickyard.core.config import Config
+from brickyard.export.decode import Decode
+from brickyard.factory.records import Costs, Latency
+
+
+@dataclass(frozen=True, eq=False)
+class Model:
+    """A made model that is not yet written.
+
+    Attributes:
+        config: Its config.
+        graph: Its ONNX graph, serialized.
+        session: The graph, opened; for detectors without a decoding inside.
+        weights: Its weights by the names of the plain torch twin.
+        predicted: Costs before it was written.
+        measured: Latency of the file.
+        parity_error: Largest difference to the reference.
+        rounds: Rounds of making and measuring.
+        seconds: Time by part.
+        decode: For detectors, how maps become boxes.
+        inside: Whether the graph does that.
+    """
+
+    config: Config
+    mask: Mask
+    graph: bytes
+    session: onnxruntime.InferenceSession
+    weights: Mapping[str, Any]
+    predicted: Costs
+    measured: Latency
+    parity_error: float
+    rounds: int
+    seconds: dict[str, float]
+    decode: Decode | None = None
+    inside: bool = False
