@@ -46,6 +46,42 @@ def test_a_graph_with_boxes_inside_is_evaluated_too(run, detector, tmp_path):
     assert json.loads(done.stdout)["metric"] == "ap50"
 
 
+def test_a_latency_limit_is_met_and_the_device_profiled(run, detector, tmp_path):
+    done = run("make", detector, "--task", "red", "--latency-ms", 50, "--out", tmp_path / "fast", "--json")
+    assert done.exit_code == 0, done.output
+    record = json.loads(done.stdout)
+    assert record["predicted"]["latency_ms"] > 0
+    assert record["measured"]["p50"] <= 50
+
+
+def test_requests_of_a_file_are_decoded_outside(run, detector, tmp_path):
+    lines = [{"task": "red", "name": "one"}, {"task": "green circle", "budget": {"max_macs": "60%"}}]
+    (tmp_path / "requests.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    command = ("make", detector, "--requests", tmp_path / "requests.jsonl", "--out", tmp_path / "out")
+    done = run(*command)
+    assert done.exit_code == 0, done.output
+    assert json.loads((tmp_path / "out" / "one" / "decode.json").read_text())["place"] == "outside"
+    assert run(*command).exit_code == 0
+    done = run(*command, "--decode", "inside")
+    assert done.exit_code == 1
+    assert "decoded outside" in done.stderr
+
+
+def test_without_pycocotools_models_are_made_and_training_is_refused(run, detector, tmp_path, monkeypatch):
+    monkeypatch.setattr("brickyard.factory.boxes.can_rate", lambda: False)
+    monkeypatch.setattr("brickyard.factory.start.can_rate", lambda: False)
+    done = run("make", detector, "--task", "red", "--out", tmp_path / "red")
+    assert done.exit_code == 0, done.output
+    assert "pip install 'brickyard[detection]'" in done.stdout
+    assert json.loads((tmp_path / "red" / "report.json").read_text())["quality"] is None
+    assert "no pycocotools" in (tmp_path / "red" / "report.html").read_text()
+    small = "geometry:size=32,train=4,heldout=4"
+    options = ("--job", "detect", "--network", "center_pico", "--out", tmp_path / "no")
+    done = run("train", "--data", small, *options)
+    assert done.exit_code == 1
+    assert "pip install 'brickyard[detection]'" in done.stderr
+
+
 def test_jobs_and_networks_that_do_not_fit_are_refused(run, pico, tmp_path):
     common = ("--data", SCENES, "--out", tmp_path / "no")
     done = run("train", *common, "--job", "detect", "--network", "residual_cnn_pico")

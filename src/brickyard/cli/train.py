@@ -135,8 +135,6 @@ def train(
     for library in ("torch", "onnxscript", "matplotlib"):
         if find_spec(library) is None:
             raise MissingExtraError(library, extra="train")
-    if job == "detect" and find_spec("pycocotools") is None:
-        raise MissingExtraError("pycocotools", extra="detection")
     columns = [column.strip() for column in attributes.split(",") if column.strip()]
     if columns and classes:
         raise typer.BadParameter(

@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING
 
 from safetensors.torch import load_file
 
-from brickyard.core.errors import TrainError
+from brickyard.core.errors import MissingExtraError, TrainError
 from brickyard.core.network import Network
 from brickyard.core.space import CLASSES
 from brickyard.data.source import DataSource
+from brickyard.factory.precision import can_rate
 from brickyard.networks import build
 from brickyard.networks.detection import DETECTORS, OUTPUTS
 from brickyard.train.augment import AUGMENTATIONS, BOX_AUGMENTATIONS
@@ -32,6 +33,7 @@ def start_network(source: DataSource, settings: BuildSettings, own: Network | No
 
     Raises:
         TrainError: Network, weights, augmentation and data do not fit.
+        MissingExtraError: A detector's quality cannot be measured when it is trained.
     """
     network = _network(source, settings) if own is None else _own_network(own, source)
     _check_job(network, source, settings)
@@ -80,6 +82,8 @@ def _check_job(network: Network, source: DataSource, settings: BuildSettings) ->
             f"augment = {settings.augment!r} does not fit this network, which "
             f"{'detects' if detects else 'classifies'}; allowed: {', '.join(table)}"
         )
+    if detects and not can_rate():
+        raise MissingExtraError("pycocotools", extra="detection")
     if detects and source.train.boxes is None:
         raise TrainError(
             f"{settings.network} is a detector, and {source.name} has no boxes; load the data for "
