@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
@@ -56,11 +57,11 @@ def settings_of(what: str, seed: int) -> BuildSettings:
         )
     return BuildSettings(
         network="center_medium",
-        backbone_steps=3000,
+        backbone_steps=2200,
         backbone_rate=3e-3,
         augment="flip_and_move",
         train=TrainSettings(
-            steps=700, batch_size=16, learning_rate=5e-4, lowest_limit=0.25, precision="bf16", seed=seed
+            steps=500, batch_size=16, learning_rate=5e-4, lowest_limit=0.25, precision="bf16", seed=seed
         ),
     )
 
@@ -142,6 +143,7 @@ def train_ungated(what: str, seed: int, *, threads: int = 1, kept: Path = KEPT) 
             say(f"{work.stem}: {state.step} of {settings.steps}, loss {state.loss:.3f}")
     state_dict = {name: value.contiguous() for name, value in network.root.state_dict().items()}
     write_bytes(target, save(state_dict))
+    shutil.rmtree(work)
     return target
 
 

@@ -205,6 +205,10 @@ def edited(tmp_path: Path, change) -> Path:
         (lambda r: r["images"].append({**r["images"][0], "id": 99}), r"a.png stands twice in 'train'"),
         (lambda r: r["images"][0].update(file_name="z.png"), "z.png does not exist"),
         (lambda r: r["images"][0].update(width=99), "its annotation says 99 x 48"),
+        (lambda r: r["annotations"][0].update(bbox=["a", 2, 10, 5]), "is no COCO json of boxes: ValueError"),
+        (lambda r: r["annotations"][0].update(bbox=None), "is no COCO json of boxes: TypeError"),
+        (lambda r: r["images"][0].update(width="wide"), "is no COCO json of boxes: ValueError"),
+        (lambda r: r["images"][0].update(id=[1]), "is no COCO json of boxes: TypeError"),
         (lambda r: r.pop("categories"), "is no COCO json of boxes: KeyError"),
         (lambda r: r.update(annotations=[]), "'red' has no box"),
     ],
@@ -237,6 +241,18 @@ def test_other_malformed_data_are_refused(tmp_path):
         load_data(folder, job="detect", label="x")
     with pytest.raises(DataError, match="takes no option 'objects'"):
         load_data("digits", objects="x")
+
+
+def test_files_that_are_no_json_and_pictures_of_one_name_are_refused(tmp_path):
+    path = tmp_path / "boxes.json"
+    for content, text in ((b"{", "is not JSON"), (b"\xff\xfe", "is not JSON"), (b"[1]", "is no COCO json")):
+        path.write_bytes(content)
+        with pytest.raises(DataError, match=text):
+            load_data(path, job="detect")
+    folder = voc(tmp_path / "voc")
+    picture("a").save(folder / "JPEGImages" / "a.bmp")
+    with pytest.raises(DataError, match=r"a\.bmp and .*a\.png have one name"):
+        load_data(folder, job="detect")
 
 
 def test_a_category_of_the_heldout_part_alone_is_refused(tmp_path):

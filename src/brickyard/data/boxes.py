@@ -218,11 +218,12 @@ def _voc(folder: Path) -> dict[str, list[_Picture]]:
     """
     if not (folder / "JPEGImages").is_dir():
         raise DataError(f"{folder} has Annotations but no folder JPEGImages; put the pictures there")
-    files = {
-        path.stem: path
-        for path in sorted((folder / "JPEGImages").iterdir())
-        if path.suffix.lower() in _SUFFIXES
-    }
+    files: dict[str, Path] = {}
+    for path in sorted((folder / "JPEGImages").iterdir()):
+        if path.suffix.lower() in _SUFFIXES:
+            if path.stem in files:
+                raise DataError(f"{files[path.stem]} and {path} have one name; an annotation fits only one")
+            files[path.stem] = path
     sets = folder / "ImageSets" / "Main"
     names = {
         part: _lines(sets / f"{part}.txt")
@@ -313,27 +314,31 @@ def _coco_folder(folder: Path, options: BoxOptions) -> dict[str, list[_Picture]]
 
 def _coco(path: Path, options: BoxOptions) -> list[_Picture]:
     try:
-        record = json.loads(path.read_text())
-        images, annotations, categories = (record[key] for key in ("images", "annotations", "categories"))
-        named = {item["id"]: str(item["name"]).strip() for item in categories}
-        files = {item["id"]: item for item in images}
-        held: dict[Any, list[Any]] = {item["id"]: [] for item in images}
-        for item in annotations:
-            _check_annotation(path, item, files, named)
-            if not item.get("iscrowd"):
-                held[item["image_id"]].append(item)
+        return _coco_pictures(path, json.loads(path.read_text()), options)
     except FileNotFoundError:
         raise DataError(f"{path} does not exist; give a json of COCO") from None
+    except DataError:
+        raise
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise DataError(f"{path} is not JSON ({error}); give a json of COCO") from None
-    except (KeyError, TypeError, AttributeError) as error:
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise DataError(
             f"{path} is no COCO json of boxes: {type(error).__name__} {error}; it needs images (id, "
             "file_name), annotations (image_id, category_id, bbox) and categories (id, name)"
         ) from None
-    _refuse_twice(path, "category name", named.values())
+
+
+def _coco_pictures(path: Path, record: Mapping[str, Any], options: BoxOptions) -> list[_Picture]:
+    images, annotations, categories = (record[key] for key in ("images", "annotations", "categories"))
     _refuse_twice(path, "image id", (item["id"] for item in images))
     _refuse_twice(path, "category id", (item["id"] for item in categories))
+    named = {item["id"]: str(item["name"]).strip() for item in categories}
+    _refuse_twice(path, "category name", named.values())
+    held: dict[Any, list[Any]] = {item["id"]: [] for item in images}
+    for item in annotations:
+        _check_annotation(path, item, held, named)
+        if not item.get("iscrowd"):
+            held[item["image_id"]].append(item)
     used = {named[item["category_id"]] for items in held.values() for item in items}
     empty = sorted(set(named.values()) - used)
     if empty:
