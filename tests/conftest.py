@@ -81,7 +81,7 @@ def detector(tmp_path_factory: pytest.TempPathFactory) -> Path:
     scenes = "geometry:size=32,shapes=circle+square,colors=red+green,train=200,"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("brickyard.factory.build._FRESH_SCENES", 200)
-        patch.setattr("brickyard.factory.build._CURVE_LIMITS", (0.5, 1.0))
+        patch.setattr("brickyard.factory.build._CURVE_LIMITS", (1.0,))
         patch.setattr("brickyard.factory.boxes._CURVE_PICTURES", 20)
         arguments = ["train", "--job", "detect", "--data", f"{scenes}heldout=50", "--out", str(out)]
         arguments += ["--network", "center_pico", "--steps", "12", "--backbone-steps", "60"]

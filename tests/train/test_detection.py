@@ -181,3 +181,29 @@ def test_words_at_places_are_learnt_and_hold_for_a_pair_that_was_never_asked(voc
         is_hit = batch.objects[picture, thing].tolist() == [0, 1]
         (hits if is_hit else misses).append(score)
     assert np.mean(hits) > np.mean(misses) + 0.15
+
+
+def test_a_stopped_run_goes_on_bit_exactly(vocabulary, spots, tmp_path):
+    settings = TrainSettings(steps=6, checkpoint_every=2, learning_rate=1e-2)
+
+    def training(folder):
+        torch.manual_seed(5)
+        network = build("center_pico", num_outputs=5, image_size=16)
+        return BackboneTraining(
+            network,
+            group_sizes=vocabulary.sizes,
+            batches=spots,
+            settings=settings,
+            folder=folder,
+            objective=BackboneDetection(vocabulary.sizes),
+        )
+
+    for name in ("whole", "stopped"):
+        (tmp_path / name).mkdir()
+    whole = training(tmp_path / "whole")
+    list(whole.run())
+    next(training(tmp_path / "stopped").run(record_every=4))
+    again = training(tmp_path / "stopped")
+    list(again.run())
+    states = (whole.network.state_dict(), again.network.state_dict())
+    assert all(torch.equal(value, states[1][name]) for name, value in states[0].items())
