@@ -27,6 +27,7 @@ from brickyard.train.joint import (
     Record,
     RecordMeans,
     TrainSettings,
+    distillation,
     draw_limits,
     identity_of,
     mixed_precision,
@@ -55,6 +56,7 @@ class BackboneTraining:
         folder: Where the checkpoint lies; None for none.
         augment: Changes a batch of pictures at random.
         nested: Opens the nested core under limits; None keeps everything on.
+        teacher: A trained network of classes that distillation learns from; see `TrainSettings`.
         identity: What else decides the run, JSON values; a checkpoint with another is refused.
     """
 
@@ -68,6 +70,7 @@ class BackboneTraining:
         folder: Path | None = None,
         augment: Augment | None = None,
         nested: Nested | None = None,
+        teacher: nn.Module | None = None,
         identity: Mapping[str, Any] | None = None,
     ) -> None:
         self.identity = {
@@ -76,7 +79,7 @@ class BackboneTraining:
             **settings.to_json(),
             "stage": "backbone",
         }
-        self.network, self.nested = network, nested
+        self.network, self.nested, self.teacher = network, nested, teacher
         self.group_sizes = None if group_sizes is None else list(group_sizes)
         self.batches, self.settings, self.augment = batches, settings, augment
         self.path = None if folder is None else folder / "backbone.safetensors"
@@ -151,6 +154,10 @@ class BackboneTraining:
             labels = torch.from_numpy(batch.objects[:, 0, 0].astype(np.int64)).to(self.device)
             scores = self.network(pictures).float()
             loss = F.cross_entropy(scores, labels, label_smoothing=settings.label_smoothing)
+            if self.teacher is not None and settings.distill > 0:
+                with torch.no_grad():
+                    target = self.teacher(pictures).float()
+                loss = loss + settings.distill * distillation(scores, target)
             return loss, float((scores.argmax(1) == labels).float().mean())
         return self._words(pictures, batch)
 

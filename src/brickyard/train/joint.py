@@ -42,13 +42,15 @@ class TrainSettings:
         weight_decay: Of the supernet; the assembler has none.
         clip: Largest gradient norm.
         lowest_limit: Smallest limit that is trained, share of all MACs.
+        whole_share: Share of the pictures whose limit is 1.
         anneal: Share of the steps over which the lower end of the limits falls from 1 to `lowest_limit`; 0
             starts there. Where there is a stage 0, only that one anneals.
         penalty: Weight of the hinge on the cost, for discretisers that need one.
         places: Weight of the loss at the places of the objects, where boxes are known and the head scores
             places.
-        distill: Weight of the distillation from the same network with everything its task opens at limit
-            1, 0 for none.
+        distill: Weight of the distillation, 0 for none. Its teacher is the network as it was before training
+            where it came trained, in both stages; otherwise, in the joint stage alone, the same network with
+            everything that the task opens at limit 1.
         label_smoothing: Of the cross entropy.
         precision: `fp32`, or `bf16` for mixed precision.
         seed: Seed of weights and draws.
@@ -62,6 +64,7 @@ class TrainSettings:
     weight_decay: float = 1e-4
     clip: float = 5.0
     lowest_limit: float = 0.1
+    whole_share: float = 0.1
     anneal: float = 0.2
     penalty: float = 10.0
     places: float = 1.0
@@ -87,8 +90,9 @@ class TrainSettings:
                 raise TrainError(f"{name} = {getattr(self, name)} must be above 0")
         if not 0 < self.lowest_limit <= 1:
             raise TrainError(f"lowest_limit = {self.lowest_limit} must lie in (0, 1]")
-        if not 0 <= self.anneal <= 1:
-            raise TrainError(f"anneal = {self.anneal} must lie in [0, 1]")
+        for name in ("anneal", "whole_share"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise TrainError(f"{name} = {getattr(self, name)} must lie in [0, 1]")
         if self.precision not in ("fp32", "bf16"):
             raise TrainError(f"precision = {self.precision!r} must be 'fp32' or 'bf16'")
 
@@ -176,7 +180,7 @@ def mixed_precision(settings: TrainSettings, device: torch.device) -> AbstractCo
 def draw_limits(
     settings: TrainSettings, step: int, count: int, rng: np.random.Generator
 ) -> npt.NDArray[np.float32]:
-    """Draw a limit for each picture: a tenth at 1, some at the lower end, the rest between, more of them low.
+    """Draw a limit for each picture: some at 1, some at the lower end, the rest between, more of them low.
 
     Args:
         settings: The run; the lower end falls from 1 to `lowest_limit` over the first `anneal` of its steps.
@@ -191,9 +195,14 @@ def draw_limits(
     low = 1.0 - (1.0 - settings.lowest_limit) * progress
     limits = low + (1.0 - low) * rng.random(count) ** 1.5
     draw = rng.random(count)
-    limits[draw < 0.1] = 1.0
+    limits[draw < settings.whole_share] = 1.0
     limits[draw > 0.85] = low
     return limits.astype(np.float32)
+
+
+def distillation(scores: Tensor, teacher: Tensor) -> Tensor:
+    """Return the cross entropy of scores to those of a teacher, both `[batch, outputs]`; a scalar."""
+    return -(teacher.softmax(1) * scores.log_softmax(1).clamp(min=-50)).sum(1).mean()
 
 
 def object_places(
@@ -240,6 +249,7 @@ class JointTraining:
         settings: The run.
         folder: Where checkpoints lie; None for none.
         augment: Changes a batch of pictures at random.
+        teacher: A trained network of the same outputs that distillation learns from; see `TrainSettings`.
         identity: What else decides the run, JSON values; a checkpoint with another is refused.
     """
 
@@ -255,9 +265,10 @@ class JointTraining:
         settings: TrainSettings,
         folder: Path | None = None,
         augment: Augment | None = None,
+        teacher: nn.Module | None = None,
         identity: Mapping[str, Any] | None = None,
     ) -> None:
-        self.network, self.assembler, self.gate = network, assembler, gate
+        self.network, self.assembler, self.gate, self.teacher = network, assembler, gate, teacher
         self.further = dict(identity or {})
         self.device = next(network.parameters()).device
         self.costs = torch.from_numpy(costs).to(self.device)
@@ -349,13 +360,16 @@ class JointTraining:
             teacher = None
             if settings.distill > 0:
                 with torch.no_grad():
-                    teacher = self._forward(pictures, tasks, torch.ones_like(limits))[0].float()
+                    teacher = (
+                        self._forward(pictures, tasks, torch.ones_like(limits))[0]
+                        if self.teacher is None
+                        else self.teacher(pictures)
+                    ).float()
         scores = self._mask(scores.float(), questions)
         loss = F.cross_entropy(scores, labels, label_smoothing=settings.label_smoothing)
         total = loss + settings.penalty * penalty + place_loss
         if teacher is not None:
-            target = self._mask(teacher, questions).softmax(1)
-            total = total + settings.distill * -(target * scores.log_softmax(1).clamp(min=-50)).sum(1).mean()
+            total = total + settings.distill * distillation(scores, self._mask(teacher, questions))
         for group, peak in zip(
             self.optimizer.param_groups, (settings.learning_rate, settings.assembler_rate), strict=True
         ):
