@@ -53,15 +53,23 @@ def settings_of(what: str, seed: int, *, assembler: str = "additive", kept: Path
     return recipes.cifar_settings(seed, backbone_weights=None if weights is None else str(weights))
 
 
-def resnet56() -> Network:
+def resnet56(weights: Path | None = None) -> Network:
     """Return the trained ResNet-56 as a modular network.
+
+    Args:
+        weights: File of its weights; those that it came with if None.
 
     Raises:
         FileNotFoundError: The folder of real data is not named, or lacks the weights.
     """
     module = cifar_resnet.resnet56()
-    module.load_state_dict(load_file(_adaptor.resnet56_weights()))
+    module.load_state_dict(load_file(weights or _adaptor.resnet56_weights()))
     return modularize_cnn(module, input_shape=(3, 32, 32)).network
+
+
+def tuned_weights(seed: int, *, kept: Path = KEPT) -> Path:
+    """Return the file of the ResNet-56 that was fine-tuned whole, from which everything else starts."""
+    return kept / f"resnet56-seed{seed}.tuned.safetensors"
 
 
 @dataclass(frozen=True, eq=False)

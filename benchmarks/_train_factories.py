@@ -19,7 +19,17 @@ import _adaptor
 import numpy as np
 import torch
 from _alone import BatchPool
-from _factories import KEPT, Kept, data_of, fresh_scenes, kept_factory, resnet56, settings_of, use_threads
+from _factories import (
+    KEPT,
+    Kept,
+    data_of,
+    fresh_scenes,
+    kept_factory,
+    resnet56,
+    settings_of,
+    tuned_weights,
+    use_threads,
+)
 from _quality import other_task
 from _record import Ledger, say
 from safetensors.torch import load_file, save
@@ -29,6 +39,7 @@ from brickyard.assemble.assembly import Assembly
 from brickyard.assemble.search import search
 from brickyard.core.config import Config
 from brickyard.core.files import write_bytes
+from brickyard.core.network import Network
 from brickyard.core.space import WORDS
 from brickyard.core.task import Task
 from brickyard.data.examples import Examples, Preprocess
@@ -44,6 +55,7 @@ from brickyard.train.tasks import PropertyQuestions, split_tasks
 
 RESULTS = Path(__file__).parent / "results"
 _POOL = 20_000
+_TUNING_RATE = 2e-3  # of the ResNet-56 that is fine-tuned whole before anything else
 
 
 def train(what: str, seed: int, *, threads: int = 1, kept: Path = KEPT) -> Path:
@@ -72,7 +84,12 @@ def train(what: str, seed: int, *, threads: int = 1, kept: Path = KEPT) -> Path:
             say(f"{out.name}: {stage} {done} of {total}, {text}")
 
     settings = replace(settings_of(what, seed, kept=kept), threads=threads)
-    network = resnet56() if what == "resnet56" else None
+    network = None
+    if what == "resnet56":
+        tuned = tuned_weights(seed, kept=kept)
+        if not tuned.is_file():
+            _whole(what, seed, target=tuned, kept=kept, network=resnet56(), rate=_TUNING_RATE)
+        network = resnet56(tuned)
     return train_factory(
         data_of(what, seed), settings, out=out, progress=progress, name=out.name, network=network
     )
@@ -125,26 +142,37 @@ def generic(entry: Kept, *, kept: Path) -> Path:
         File of the weights.
     """
     target = kept / f"{entry.what}-seed{entry.seed}.generic.safetensors"
-    work = kept / f"generic-{entry.what}-seed{entry.seed}.training"
-    work.mkdir(parents=True, exist_ok=True)
     settings = settings_of(entry.what, entry.seed, kept=kept)
+    torch.manual_seed(entry.seed)
+    if entry.what == "resnet56":
+        network = resnet56(tuned_weights(entry.seed, kept=kept))
+    else:
+        network = entry.fresh_network()
+    if settings.backbone_weights is not None:
+        network.root.load_state_dict(load_file(settings.backbone_weights), strict=False)
+    rate = settings.backbone_rate
+    _whole(entry.what, entry.seed, target=target, kept=kept, network=network, rate=rate)
+    return target
+
+
+def _whole(what: str, seed: int, *, target: Path, kept: Path, network: Network, rate: float) -> None:
+    """Train a network with everything on for as many steps as a factory takes, and keep its weights."""
+    settings = settings_of(what, seed, kept=kept)
     train_settings = replace(
         settings.train,
         steps=settings.backbone_steps + settings.train.steps,
-        learning_rate=settings.backbone_rate,
+        learning_rate=rate,
     )
-    torch.manual_seed(entry.seed)
-    network = entry.fresh_network()
-    if settings.backbone_weights is not None:
-        network.root.load_state_dict(load_file(settings.backbone_weights), strict=False)
+    work = kept / f"{target.name.removesuffix('.safetensors')}.training"
+    work.mkdir(parents=True, exist_ok=True)
     fast_layout_(network)
-    source, size = data_of(entry.what, entry.seed), train_settings.batch_size
+    source, size = data_of(what, seed), train_settings.batch_size
     spec = source.geometry
     batches = BatchPool(source.train, source.preprocess, size)
     training = BackboneTraining(
         network,
         group_sizes=source.vocabulary.sizes if spec is not None else None,
-        batches=batches if spec is None else ScenePool(spec, source.preprocess, size, entry.seed),
+        batches=batches if spec is None else ScenePool(spec, source.preprocess, size, seed),
         settings=train_settings,
         folder=work,
         augment=AUGMENTATIONS[settings.augment],
@@ -153,7 +181,6 @@ def generic(entry: Kept, *, kept: Path) -> Path:
         if state.step % 250 == 0:
             say(f"{work.stem}: {state.step} of {train_settings.steps}, accuracy {state.accuracy:.3f}")
     keep_backbone(work / "backbone.safetensors", target)
-    return target
 
 
 def _one_hot(tasks: Sequence[Task], entry: Kept) -> Callable[[Tensor], Tensor]:

@@ -13,11 +13,10 @@ from brickyard.train.joint import (
     RecordMeans,
     TrainSettings,
     draw_limits,
-    object_places,
     one_cycle,
-    score_maps,
     split_gates,
 )
+from brickyard.train.places import object_places, score_maps
 from brickyard.train.tasks import ClassQuestions, PropertyQuestions, split_tasks
 
 SHORT = TrainSettings(steps=6, batch_size=32, checkpoint_every=3, lowest_limit=0.3, anneal=0.0)

@@ -63,7 +63,7 @@ def modularize(
     backbone_steps: Annotated[
         int, typer.Option(metavar="N", help="Steps that train all bricks together first; 0 for none.")
     ] = 1500,
-    backbone_rate: Annotated[float, typer.Option(metavar="X", help="Peak rate of the backbone.")] = 2e-3,
+    backbone_rate: Annotated[float, typer.Option(metavar="X", help="Peak rate of the backbone.")] = 1e-3,
     steps: Annotated[
         int, typer.Option(metavar="N", help="Steps of the joint training of network and assembler.")
     ] = 300,
@@ -71,6 +71,14 @@ def modularize(
     lowest_limit: Annotated[
         float, typer.Option(metavar="X", help="Smallest limit that is trained, as a share of all MACs.")
     ] = 0.2,
+    distill: Annotated[
+        float | None,
+        typer.Option(
+            metavar="X",
+            min=0,
+            help="Weight of learning from the network as it came. Default: 1, with --new-head 0.",
+        ),
+    ] = None,
     augment: Annotated[str, typer.Option(metavar="NAME", help="Random changes of pictures.")] = "none",
     precision: Annotated[
         Literal["fp32", "bf16"], typer.Option(help="Numbers that training computes with.")
@@ -87,6 +95,11 @@ def modularize(
         if find_spec(library) is None:
             raise MissingExtraError(library, extra="modularize")
     assert kind == "cnn"
+    if new_head and distill:
+        raise typer.BadParameter(
+            "a new head has nothing to teach yet; leave it out, or fine-tune the network first",
+            param_hint="--distill",
+        )
     if out.exists():
         raise ArtifactError(f"{out} already exists; choose another folder or remove it first")
     import torch
@@ -121,7 +134,13 @@ def modularize(
         augment=augment,
         threads=threads,
         train=TrainSettings(
-            steps=steps, batch_size=batch_size, lowest_limit=lowest_limit, precision=precision, seed=seed
+            steps=steps,
+            batch_size=batch_size,
+            lowest_limit=lowest_limit,
+            whole_share=0.2,
+            distill=(0.0 if new_head else 1.0) if distill is None else distill,
+            precision=precision,
+            seed=seed,
         ),
     )
     follow_training(

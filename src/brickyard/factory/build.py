@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import csv
 import hashlib
 import json
@@ -215,7 +216,8 @@ def train_factory(
         progress: Called while training.
         name: Name of the factory; that of the folder if None.
         network: Network of the user's own, such as `brickyard.modularize` makes, trained in place from the
-            weights it has; a registered one, by the name in the settings, if None.
+            weights it has, which are also the teacher of distillation; a registered one, by the name in the
+            settings, if None.
 
     Returns:
         `out`.
@@ -230,7 +232,9 @@ def train_factory(
         raise ArtifactError(f"{out} already exists; choose another folder or remove it first")
     work = out.absolute().with_name(out.name + ".training")
     work.mkdir(parents=True, exist_ok=True)
+    came_trained = network is not None
     network = fast_layout_(start_network(source, settings, network))
+    teacher = copy.deepcopy(network).eval() if came_trained and settings.train.distill > 0 else None
     costs, fixed_cost = brick_costs(export_blueprint(network.eval()))
     if settings.train.lowest_limit <= fixed_cost:
         raise TrainError(
@@ -244,6 +248,7 @@ def train_factory(
         source=source,
         settings=settings,
         network=network,
+        teacher=teacher,
         split=split,
         costs=costs,
         fixed_cost=fixed_cost,
@@ -303,6 +308,7 @@ def _train(
     source: DataSource,
     settings: BuildSettings,
     network: Network,
+    teacher: Network | None,
     split: TaskSplit | None,
     costs: npt.NDArray[np.float32],
     fixed_cost: float,
@@ -339,6 +345,7 @@ def _train(
             augment=augment,
             nested=nested_cores(network, costs, fixed_cost),
             objective=BackboneDetection(group_sizes) if detects else None,
+            teacher=teacher,
             identity=identity,
         )
         for record in backbone.run():
@@ -369,6 +376,7 @@ def _train(
         folder=work,
         augment=augment,
         objective=JointDetection(joint_settings) if detects else None,
+        teacher=teacher,
         identity=identity,
     )
     joint.resume()

@@ -4,7 +4,8 @@ Which layers share channels comes from the dependency graph of torch-pruning (De
 set of channels that one layer makes and others read is inside a block, and becomes a `Subset`; channels that
 several layers add into are the residual stream, which stays whole, as does everything that cannot be cut,
 each with its reason. Modules are replaced where they stand and keep their weights, so the code around them
-runs on.
+runs on. Inside a block the channels that matter most come first, as for the widths of once-for-all (arXiv
+1908.09791, section 3.3), which changes nothing that is computed.
 """
 
 from __future__ import annotations
@@ -130,6 +131,7 @@ def modularize_cnn(
         reason = _bundle_obstacle(bundle, graph)
         if reason is None:
             parts = _bricks(bundle, group_channels)
+            _sort_(bundle, parts)
             subset = Subset(maker.path, parts, minimum=1)
             for members in bundle:
                 channels = _channels(members[0].module)
@@ -235,6 +237,46 @@ def _bricks(bundle: Sequence[Sequence[_Member]], group_channels: int) -> int:
     return min((parts for parts in fits if channels // parts <= group_channels), default=most)
 
 
+@torch.no_grad()
+def _sort_(bundle: Sequence[Sequence[_Member]], bricks: int) -> None:
+    """Move the most important channels to the front, in place; of bundles whole bricks."""
+    units = bricks if len(bundle) > 1 else _channels(bundle[0][0].module)
+    importance = sum(_importance(members).reshape(units, -1).square().mean(1) for members in bundle)
+    assert isinstance(importance, Tensor)
+    order = importance.argsort(descending=True, stable=True)
+    for members in bundle:
+        entries = torch.arange(_channels(members[0].module)).reshape(units, -1)[order].reshape(-1)
+        for member in members:
+            for name, tensor in [*member.module.named_parameters(), *member.module.named_buffers()]:
+                if tensor.dim() and (member.makes or _per_channel(member.module)):
+                    tensor.copy_(tensor[entries])
+                elif name == "weight" and not _is_grouped(member.module):
+                    tensor.copy_(tensor[:, entries])
+
+
+def _per_channel(layer: nn.Module) -> bool:
+    return isinstance(layer, nn.BatchNorm2d) or (isinstance(layer, nn.Conv2d) and _is_depthwise(layer))
+
+
+def _importance(members: Sequence[_Member]) -> Tensor:
+    """Return what each channel carries: the scale it is made with times the weights that read it.
+
+    A batch normalisation sets the scale, whatever made the channel.
+    """
+    norms = [member.module for member in members if isinstance(member.module, nn.BatchNorm2d)]
+    scale = torch.ones(())
+    read = torch.zeros(())
+    for member in members:
+        weight = member.module.weight if isinstance(member.module, _LAYERS) else None
+        if not isinstance(weight, Tensor):
+            continue
+        if isinstance(member.module, nn.BatchNorm2d) or (member.makes and not norms):
+            scale = scale * weight.flatten(1).norm(dim=1) if weight.dim() > 1 else scale * weight.abs()
+        elif not member.makes and not _per_channel(member.module) and not _is_grouped(member.module):
+            read = read + weight.transpose(0, 1).flatten(1).square().sum(1)
+    return scale * read.sqrt() if read.dim() else scale
+
+
 def _channels(layer: nn.Module) -> int:
     weight = layer.weight
     assert isinstance(weight, Tensor)
@@ -337,9 +379,7 @@ def _assign(
     for member in members:
         if isinstance(member.module, _LAYERS):
             width_in, width_out = widths.get(member.path, (None, None))
-            both = isinstance(member.module, nn.BatchNorm2d) or (
-                isinstance(member.module, nn.Conv2d) and _is_depthwise(member.module)
-            )
+            both = _per_channel(member.module)
             widths[member.path] = (
                 width_in if member.makes and not both else width,
                 width if member.makes or both else width_out,

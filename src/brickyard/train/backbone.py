@@ -27,12 +27,13 @@ from brickyard.train.joint import (
     Record,
     RecordMeans,
     TrainSettings,
+    distillation,
     draw_limits,
     identity_of,
     mixed_precision,
-    object_places,
     one_cycle,
 )
+from brickyard.train.places import object_places
 from brickyard.train.tasks import object_words
 
 Nested = Callable[[npt.NDArray[np.float32]], Mapping[str, Tensor]]
@@ -59,6 +60,7 @@ class BackboneTraining:
         augment: Changes a batch of pictures at random.
         nested: Opens the nested core under limits; None keeps everything on.
         objective: What is made smaller; that of words or classes, as above, if None.
+        teacher: A trained network of classes that distillation learns from; see `TrainSettings`.
         identity: What else decides the run, JSON values; a checkpoint with another is refused.
     """
 
@@ -73,6 +75,7 @@ class BackboneTraining:
         augment: Augment | None = None,
         nested: Nested | None = None,
         objective: BackboneObjective | None = None,
+        teacher: nn.Module | None = None,
         identity: Mapping[str, Any] | None = None,
     ) -> None:
         self.identity = {
@@ -81,7 +84,7 @@ class BackboneTraining:
             **settings.to_json(),
             "stage": "backbone",
         }
-        self.network, self.nested = network, nested
+        self.network, self.nested, self.teacher = network, nested, teacher
         self.objective = self._answers if objective is None else objective
         self.group_sizes = None if group_sizes is None else list(group_sizes)
         self.batches, self.settings, self.augment = batches, settings, augment
@@ -157,6 +160,10 @@ class BackboneTraining:
             labels = torch.from_numpy(batch.objects[:, 0, 0].astype(np.int64)).to(self.device)
             scores = network(pictures).float()
             loss = F.cross_entropy(scores, labels, label_smoothing=settings.label_smoothing)
+            if self.teacher is not None and settings.distill > 0:
+                with torch.no_grad():
+                    target = self.teacher(pictures).float()
+                loss = loss + settings.distill * distillation(scores, target)
             return loss, float((scores.argmax(1) == labels).float().mean())
         return self._words(pictures, batch)
 

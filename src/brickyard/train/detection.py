@@ -21,7 +21,8 @@ from torch.nn import functional as F
 
 from brickyard.core.errors import TrainError
 from brickyard.core.network import Network
-from brickyard.train.joint import Batch, TrainSettings, score_maps
+from brickyard.train.joint import Batch, TrainSettings
+from brickyard.train.places import score_maps
 from brickyard.train.tasks import Questions, object_words
 
 _OVERLAP = 0.7

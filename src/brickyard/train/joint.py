@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -27,6 +27,7 @@ from brickyard.core.errors import TrainError
 from brickyard.core.network import Network
 from brickyard.core.space import WORDS, block_subsets
 from brickyard.train.checkpoint import load_checkpoint, save_checkpoint
+from brickyard.train.places import place_loss, score_maps
 from brickyard.train.tasks import Questions
 
 
@@ -42,13 +43,15 @@ class TrainSettings:
         weight_decay: Of the supernet; the assembler has none.
         clip: Largest gradient norm.
         lowest_limit: Smallest limit that is trained, share of all MACs.
+        whole_share: Share of the pictures whose limit is 1.
         anneal: Share of the steps over which the lower end of the limits falls from 1 to `lowest_limit`; 0
             starts there. Where there is a stage 0, only that one anneals.
         penalty: Weight of the hinge on the cost, for discretisers that need one.
         places: Weight of the loss at the places of the objects, where boxes are known and the head scores
             places.
-        distill: Weight of the distillation from the same network with everything its task opens at limit
-            1, 0 for none.
+        distill: Weight of the distillation, 0 for none. Its teacher is the network as it was before training
+            where it came trained, in both stages; otherwise, in the joint stage alone, the same network with
+            everything that the task opens at limit 1.
         label_smoothing: Of the cross entropy.
         precision: `fp32`, or `bf16` for mixed precision.
         seed: Seed of weights and draws.
@@ -62,6 +65,7 @@ class TrainSettings:
     weight_decay: float = 1e-4
     clip: float = 5.0
     lowest_limit: float = 0.1
+    whole_share: float = 0.1
     anneal: float = 0.2
     penalty: float = 10.0
     places: float = 1.0
@@ -87,8 +91,9 @@ class TrainSettings:
                 raise TrainError(f"{name} = {getattr(self, name)} must be above 0")
         if not 0 < self.lowest_limit <= 1:
             raise TrainError(f"lowest_limit = {self.lowest_limit} must lie in (0, 1]")
-        if not 0 <= self.anneal <= 1:
-            raise TrainError(f"anneal = {self.anneal} must lie in [0, 1]")
+        for name in ("anneal", "whole_share"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise TrainError(f"{name} = {getattr(self, name)} must lie in [0, 1]")
         if self.precision not in ("fp32", "bf16"):
             raise TrainError(f"precision = {self.precision!r} must be 'fp32' or 'bf16'")
 
@@ -199,7 +204,7 @@ def mixed_precision(settings: TrainSettings, device: torch.device) -> AbstractCo
 def draw_limits(
     settings: TrainSettings, step: int, count: int, rng: np.random.Generator
 ) -> npt.NDArray[np.float32]:
-    """Draw a limit for each picture: a tenth at 1, some at the lower end, the rest between, more of them low.
+    """Draw a limit for each picture: some at 1, some at the lower end, the rest between, more of them low.
 
     Args:
         settings: The run; the lower end falls from 1 to `lowest_limit` over the first `anneal` of its steps.
@@ -214,38 +219,14 @@ def draw_limits(
     low = 1.0 - (1.0 - settings.lowest_limit) * progress
     limits = low + (1.0 - low) * rng.random(count) ** 1.5
     draw = rng.random(count)
-    limits[draw < 0.1] = 1.0
+    limits[draw < settings.whole_share] = 1.0
     limits[draw > 0.85] = low
     return limits.astype(np.float32)
 
 
-def object_places(
-    scores: Tensor, batch: Batch, samples: npt.NDArray[np.int64], objects: npt.NDArray[np.int64]
-) -> tuple[tuple[npt.NDArray[np.int64], ...], Tensor]:
-    """Find the cells of a map that hold the centres of objects, and those without any object near.
-
-    Args:
-        scores: Map `[batch, words, height, width]`.
-        batch: Pictures with boxes.
-        samples: Picture of each object.
-        objects: Number of each object in its picture.
-
-    Returns:
-        Picture, row and column of each object; and whether a cell `[batch, height, width]` is empty.
-    """
-    assert batch.boxes is not None
-    height, width = scores.shape[2:]
-    boxes = batch.boxes[samples, objects]
-    centers = (boxes[:, :2] + boxes[:, 2:]) / 2
-    rows = np.minimum((centers[:, 1] * height).astype(np.int64), height - 1)
-    columns = np.minimum((centers[:, 0] * width).astype(np.int64), width - 1)
-    empty = np.ones((len(scores), height, width), dtype=np.bool_)
-    for row in (-1, 0, 1):
-        for column in (-1, 0, 1):
-            empty[samples, np.clip(rows + row, 0, height - 1), np.clip(columns + column, 0, width - 1)] = (
-                False
-            )
-    return (samples, rows, columns), torch.from_numpy(empty).to(scores.device)
+def distillation(scores: Tensor, teacher: Tensor) -> Tensor:
+    """Return the cross entropy of scores to those of a teacher, both `[batch, outputs]`; a scalar."""
+    return -(teacher.softmax(1) * scores.log_softmax(1).clamp(min=-50)).sum(1).mean()
 
 
 class AnswerObjective:
@@ -268,10 +249,9 @@ class AnswerObjective:
         loss = F.cross_entropy(scores, labels, label_smoothing=settings.label_smoothing)
         total = loss
         if settings.places > 0:
-            total = total + settings.places * _place_loss(maps, batch, questions)
+            total = total + settings.places * place_loss(maps, batch, questions)
         if teacher is not None:
-            target = self._mask(teacher.float(), questions).softmax(1)
-            total = total + settings.distill * -(target * scores.log_softmax(1).clamp(min=-50)).sum(1).mean()
+            total = total + settings.distill * distillation(scores, self._mask(teacher.float(), questions))
         return total, loss, float((scores.argmax(1) == labels).float().mean())
 
     def _mask(self, scores: Tensor, questions: Questions) -> Tensor:
@@ -296,6 +276,7 @@ class JointTraining:
         folder: Where checkpoints lie; None for none.
         augment: Changes a batch of pictures at random.
         objective: What is made smaller; that of answers, `AnswerObjective`, if None.
+        teacher: A trained network of the same outputs that distillation learns from; see `TrainSettings`.
         identity: What else decides the run, JSON values; a checkpoint with another is refused.
     """
 
@@ -312,10 +293,11 @@ class JointTraining:
         folder: Path | None = None,
         augment: Augment | None = None,
         objective: Objective | None = None,
+        teacher: nn.Module | None = None,
         identity: Mapping[str, Any] | None = None,
     ) -> None:
         self.objective = AnswerObjective(settings) if objective is None else objective
-        self.network, self.assembler, self.gate = network, assembler, gate
+        self.network, self.assembler, self.gate, self.teacher = network, assembler, gate, teacher
         self.further = dict(identity or {})
         self.device = next(network.parameters()).device
         self.costs = torch.from_numpy(costs).to(self.device)
@@ -405,7 +387,11 @@ class JointTraining:
             teacher = None
             if settings.distill > 0:
                 with torch.no_grad():
-                    teacher = self._forward(pictures, tasks, torch.ones_like(limits))[0]
+                    teacher = (
+                        self._forward(pictures, tasks, torch.ones_like(limits))[0]
+                        if self.teacher is None
+                        else self.teacher(pictures)
+                    )
             total, loss, accuracy = self.objective(outputs, maps, batch, questions, teacher)
         total = total + settings.penalty * penalty
         for group, peak in zip(
@@ -453,48 +439,3 @@ def split_gates(gates: Tensor, subsets: list[Subset]) -> Mapping[str, Tensor]:
     """Split gates `[batch, bricks]` into those of each subset."""
     parts = gates.split([subset.count for subset in subsets], dim=1)
     return {subset.name: part for subset, part in zip(subsets, parts, strict=True)}
-
-
-@contextmanager
-def score_maps(network: Network) -> Iterator[dict[str, Tensor]]:
-    """Collect, inside a `with` block, what the layers `missing` and `score` of a head give by place."""
-    maps: dict[str, Tensor] = {}
-    handles = []
-    for path, layer in network.root.named_modules():
-        head, _, name = path.rpartition(".")
-        if head.split(".")[0] == "head" and name in ("missing", "score"):
-
-            def keep(_module: nn.Module, _inputs: Any, output: Tensor, name: str = name) -> None:
-                maps[name] = output.float()
-
-            handles.append(layer.register_forward_hook(keep))
-    try:
-        yield maps
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-def _place_loss(maps: Mapping[str, Tensor], batch: Batch, questions: Questions) -> Tensor | float:
-    """Cross entropy at objects' centres and empty places: of the answer, and of each word of the task.
-
-    A box says where an object is, so the question can be answered there; this credits the right place and
-    the right word and trains several times faster than the maximum over the picture alone.
-    """
-    if not maps or batch.boxes is None or questions.hits is None or questions.words is None:
-        return 0.0
-    scores, present = maps["score"], -maps["missing"]
-    samples, objects = np.nonzero(batch.objects[:, :, 0] >= 0)
-    at, empty = object_places(scores, batch, samples, objects)
-    hit = torch.from_numpy(questions.hits[samples, objects].astype(np.float32)).to(scores.device)
-    answer = F.binary_cross_entropy_with_logits(scores[at[0], 0, at[1], at[2]], hit)
-    answer = answer + 0.5 * F.softplus(scores[:, 0][empty]).mean()
-    asked = torch.from_numpy(questions.tasks).to(scores.device)
-    right = torch.from_numpy(questions.words[samples, objects]).to(scores.device)
-    words = F.binary_cross_entropy_with_logits(present[at[0], :, at[1], at[2]], right, reduction="none")
-    elsewhere = F.softplus(present).movedim(1, 3) * asked[:, None, None, :]
-    return (
-        answer
-        + 2 * (words * asked[samples]).sum() / asked[samples].sum().clamp(min=1)
-        + 0.5 * elsewhere[empty].sum() / (empty.sum((1, 2)).to(asked) @ asked.sum(1)).clamp(min=1)
-    )
