@@ -21,7 +21,8 @@ from brickyard.core.errors import (
 )
 from brickyard.core.files import read_json, read_manifest, sha256
 from brickyard.export.blueprint import Blueprint
-from brickyard.factory.make import Clock, Maker
+from brickyard.factory.clock import Clock
+from brickyard.factory.make import Maker
 from brickyard.factory.quality import curve_of, known_task
 from brickyard.factory.records import Budget, Report
 

@@ -41,8 +41,8 @@ def make(
         str | None,
         typer.Option(
             metavar="PROFILE",
-            help="Device profile that latency refers to, or a CSV table of block times. Default: this "
-            "machine, profiled on first use.",
+            help="Device profile that latency and energy refer to, or a CSV table of block times. Default: "
+            "this machine, profiled on first use.",
         ),
     ] = None,
     max_macs: Annotated[
@@ -60,8 +60,24 @@ def make(
     ] = None,
     max_memory_mb: Annotated[
         float | None,
-        typer.Option(metavar="X", help="Ceiling on weights and live activations, in 10^6 bytes."),
+        typer.Option(
+            metavar="X",
+            help="Ceiling on the peak of memory that the file takes in ONNX Runtime, measured in a process "
+            "of its own, in 10^6 bytes.",
+        ),
     ] = None,
+    energy_mj: Annotated[
+        float | None,
+        typer.Option(
+            metavar="X",
+            help="Ceiling on the energy of one picture, idle power included, in millijoules. Needs an energy "
+            "counter of this machine, or a --device that tells energy.",
+        ),
+    ] = None,
+    measure_memory: Annotated[
+        bool,
+        typer.Option("--measure-memory", help="Measure the memory even where it is not limited."),
+    ] = False,
     requests: Annotated[
         Path | None,
         typer.Option(
@@ -124,6 +140,7 @@ def make(
         "max_parameters": max_parameters,
         "max_file_mb": max_file_mb,
         "max_memory_mb": max_memory_mb,
+        "energy_mj": energy_mj,
     }
     limits = {name: value for name, value in given.items() if value is not None}
     asked = {"decode": decode, "threshold": threshold, "nms_iou": nms_iou}
@@ -140,9 +157,10 @@ def make(
                 "models of a file of requests are decoded outside; leave the option out",
                 param_hint=f"--{next(iter(decoding)).replace('_', '-')}",
             )
-        if task is not None or limits:
+        if task is not None or limits or measure_memory:
             raise typer.BadParameter(
-                "tasks and limits stand in the file; leave the options out", param_hint="--requests"
+                "tasks and limits stand in the file; leave their options and --measure-memory out",
+                param_hint="--requests",
             )
         defaults = {"device": device, "seed": seed}
         _make_all(
@@ -161,6 +179,7 @@ def make(
                 threads=threads or 1,
                 seed=seed,
                 **decoding,
+                measure_memory=measure_memory,
                 progress=lambda done, total, text: meter("profile", done, total, text),
             )
     except InfeasibleError as error:

@@ -39,6 +39,10 @@ def profile(
     name: Annotated[
         str | None, typer.Option(metavar="NAME", help="Name of the device. Default: that of this machine.")
     ] = None,
+    energy: Annotated[
+        bool,
+        typer.Option("--energy", help="Measure energy too, by the energy counter of the processor (RAPL)."),
+    ] = False,
 ) -> None:
     """Measure this machine, so that latency can be limited.
 
@@ -50,6 +54,8 @@ def profile(
 
     if (out is None) == (kit is None):
         raise typer.BadParameter("give one of --out and --kit", param_hint="--out")
+    if kit is not None and energy:
+        raise typer.BadParameter("a kit measures no energy; leave it out", param_hint="--energy")
     target = out or kit
     assert target is not None
     if target.exists():
@@ -67,10 +73,17 @@ def profile(
             threads=threads,
             seed=seed,
             name=name,
+            energy=energy,
             progress=lambda done, total, text: meter("profile", done, total, text),
         )
     measured.save(target)
     typer.echo(f"{measured.name}: threads {measured.threads}, {measured.processor}, {measured.runtime}")
     assert measured.held_out_mape is not None
     typer.echo(f"  error      {measured.held_out_mape:.1%} on {measured.held_out} subnets that were held out")
+    if measured.energy is not None:
+        known = measured.energy
+        typer.echo(
+            f"  energy     {known.mj_per_ms:.3g} W while it computes, {known.idle_watts:.3g} W idle; error "
+            f"{known.held_out_mape:.1%} on {known.held_out} subnets that were held out"
+        )
     typer.echo(f"  profile    {target}")

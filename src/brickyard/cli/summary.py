@@ -13,6 +13,13 @@ def _limit(budget: Budget, name: str, unit: str = "") -> str:
     return "" if value is None else f", limit {value}{unit}"
 
 
+def _runtime(report: Report) -> str:
+    if report.runtime_memory_bytes is None:
+        return ""
+    limit = _limit(report.budget, "max_memory_mb", " MB")
+    return f"; {report.runtime_memory_bytes / 1e6:.3f} MB in the runtime, measured{limit}"
+
+
 def summary(report: Report) -> str:
     """Describe a made model in a few aligned lines.
 
@@ -32,11 +39,20 @@ def summary(report: Report) -> str:
         ("MACs", f"{report.macs:,}, {report.macs_share:.1%} of the network{_limit(budget, 'max_macs')}"),
         ("parameters", f"{report.parameters:,}{_limit(budget, 'max_parameters')}"),
         ("file", f"{report.file_bytes / 1e6:.3f} MB{_limit(budget, 'max_file_mb', ' MB')}"),
-        (
-            "memory",
-            f"{report.peak_memory_bytes / 1e6:.3f} MB at most{_limit(budget, 'max_memory_mb', ' MB')}",
-        ),
+        ("memory", f"{report.peak_memory_bytes / 1e6:.3f} MB of weights and activations{_runtime(report)}"),
     ]
+    if report.energy is not None:
+        rows.append(
+            (
+                "energy",
+                f"{report.energy.mj:.3f} mJ, {report.energy.above_idle_mj:.3f} above idle"
+                f"{_limit(budget, 'energy_mj', ' mJ')}",
+            )
+        )
+    elif report.predicted.energy_mj is not None:
+        rows.append(
+            ("energy", f"{report.predicted.energy_mj:.3f} mJ predicted{_limit(budget, 'energy_mj', ' mJ')}")
+        )
     if quality is not None:
         whole = "" if quality.whole is None else f" (without limits {quality.whole:.3f})"
         ap = "" if quality.ap is None else f", AP {quality.ap:.3f}"

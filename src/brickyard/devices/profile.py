@@ -24,6 +24,7 @@ from brickyard.core.decision import Choice, Subset
 from brickyard.core.errors import DeviceError
 from brickyard.core.files import write_bytes
 from brickyard.core.space import Space
+from brickyard.devices.energy_model import EnergyModel
 from brickyard.devices.measure import open_session, round_robin
 from brickyard.devices.record import profile_record
 
@@ -128,6 +129,7 @@ class DeviceProfile(BaseModel):
         held_out: Subnets that the error was measured on.
         seed: Seed of those subnets.
         created: Time, ISO 8601, UTC.
+        energy: Energy of one picture; None where nothing is known of it.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", ignored_types=(cached_property,))
@@ -155,6 +157,7 @@ class DeviceProfile(BaseModel):
     held_out: int
     seed: int
     created: str
+    energy: EnergyModel | None = None
 
     @cached_property
     def _tables(self) -> list[tuple[str, str | None, tuple[str, int] | None, dict[int, list[float]]]]:
@@ -174,6 +177,10 @@ class DeviceProfile(BaseModel):
             if depth is None or config[depth[0]] > depth[1]:
                 total += rows[0 if kernel is None else config[kernel]][len(config[name])]
         return total
+
+    def predict_energy(self, config: Mapping[str, Any]) -> float | None:
+        """Predict the energy of one picture, millijoules, idle power included; None where it is unknown."""
+        return None if self.energy is None else self.energy.predict(self, config)
 
     def save(self, path: str | Path) -> None:
         """Write the profile as JSON, whole or not at all."""
@@ -258,7 +265,7 @@ def plan_of(network: Cuttable, *, seed: int) -> dict[str, Any]:
             "kernels": list(kernels),
             "depth": None if depth is None else list(depth),
         }
-    configs = _subnets(network, _FIT + _HELD_OUT, seed=seed)
+    configs = draw_subnets(network, _FIT + _HELD_OUT, seed=seed)
     return {
         "blueprint_sha256": network.sha256,
         "seed": seed,
@@ -288,7 +295,7 @@ def _grid(network: Cuttable, block: str) -> tuple[tuple[int, ...], tuple[int, ..
     return kernels, tuple(np.linspace(1, subset.count, points).round().astype(int).tolist())
 
 
-def _subnets(network: Cuttable, count: int, *, seed: int) -> list[Config]:
+def draw_subnets(network: Cuttable, count: int, *, seed: int) -> list[Config]:
     """Draw subnets of all sizes, the smallest and the largest first.
 
     A subnet has a share of bricks of its own, and each block is near it; in every second one some blocks are

@@ -6,7 +6,8 @@
     stage0.block0,,12,0.084
 
 `fixed` is what every subnet pays; the other rows say what a block adds inside of a network with that many
-bricks. Numbers in between are interpolated. The words of a head may be left out, and cost nothing then.
+bricks. Numbers in between are interpolated. The words of a head may be left out, and cost nothing then. A
+fifth column, `mj`, may tell the energy in the same way, in millijoules: then energy can be limited too.
 """
 
 from __future__ import annotations
@@ -18,9 +19,11 @@ from pathlib import Path
 from brickyard.core.decision import Subset
 from brickyard.core.errors import DeviceError
 from brickyard.core.space import HEAD_SUBSETS
+from brickyard.devices.energy_model import EnergyModel
 from brickyard.devices.profile import BlockTimes, Cuttable, DeviceProfile
 
 COLUMNS = ("block", "kernel", "bricks", "ms")
+ENERGY = "mj"
 _FIXED = "fixed"
 _Times = dict[str, dict[int, dict[int, float]]]
 
@@ -30,7 +33,7 @@ def read_table(path: str | Path, network: Cuttable) -> DeviceProfile:
 
     Args:
         path: File with the columns `block`, `kernel` (empty where it is fixed), `bricks` and `ms`, and one
-            row named `fixed`.
+            row named `fixed`; `mj` may stand there too.
         network: The network whose blocks they are.
 
     Returns:
@@ -43,34 +46,31 @@ def read_table(path: str | Path, network: Cuttable) -> DeviceProfile:
     file = Path(path)
     if not file.is_file():
         raise DeviceError(f"{file} is not a file; expected a table of block times")
-    with file.open(newline="", encoding="utf-8-sig") as stream:
-        reader = csv.DictReader(stream)
-        if sorted(reader.fieldnames or ()) != sorted(COLUMNS):
-            raise DeviceError(f"{file} has the columns {reader.fieldnames}; expected {', '.join(COLUMNS)}")
-        rows = list(enumerate(reader, start=2))
-    fixed: float | None = None
-    times: _Times = {}
-    for line, row in rows:
-        where = f"{file}, line {line}"
-        ms = _number(row["ms"], f"{where}: ms", float)
-        if row["block"] == _FIXED:
-            if fixed is not None:
-                raise DeviceError(f"{where}: {_FIXED} stands there twice; give it once")
-            fixed = ms
-            continue
-        kernel, bricks = _place(row, network, where)
-        held = times.setdefault(row["block"], {}).setdefault(kernel, {})
-        if bricks in held:
-            raise DeviceError(
-                f"{where}: {row['block']} with {bricks} bricks stands there twice; give it once"
-            )
-        held[bricks] = ms
-    for head in set(HEAD_SUBSETS) & set(network.blocks) - set(times):
-        subset = network.space[head]
-        assert isinstance(subset, Subset)
-        times[head] = {0: {subset.count: 0.0}}
-    if fixed is None:
-        raise DeviceError(f"{file} has no row {_FIXED!r}; add what every subnet pays, 0 if that is unknown")
+    try:
+        with file.open(newline="", encoding="utf-8-sig") as stream:
+            reader = csv.DictReader(stream)
+            columns = sorted(reader.fieldnames or ())
+            rows = list(enumerate(reader, start=2))
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise DeviceError(f"{file} is not a table in UTF-8 ({error}); write it as CSV again") from None
+    if columns not in (sorted(COLUMNS), sorted((*COLUMNS, ENERGY))):
+        raise DeviceError(
+            f"{file} has the columns {columns}; expected {', '.join(COLUMNS)}, and {ENERGY} if known"
+        )
+    fixed, blocks = _costs(file, rows, "ms", network)
+    energy = None
+    if ENERGY in columns:
+        fixed_mj, energies = _costs(file, rows, ENERGY, network)
+        energy = EnergyModel(
+            fixed_mj=fixed_mj,
+            mj_per_ms=0.0,
+            blocks={name: block.ms_p20 for name, block in energies.items()},
+            held_out_mape=None,
+            fitted=0,
+            held_out=0,
+            idle_watts=None,
+            counter="table",
+        )
     return DeviceProfile(
         name=file.stem,
         machine="table",
@@ -78,7 +78,7 @@ def read_table(path: str | Path, network: Cuttable) -> DeviceProfile:
         runtime="unknown",
         threads=1,
         blueprint_sha256=network.sha256,
-        blocks={block: _block(file, block, times.get(block, {}), network) for block in network.blocks},
+        blocks=blocks,
         affine=(1.0, 0.0, fixed),
         fixed_ms=fixed,
         median_ratio=1.0,
@@ -91,7 +91,40 @@ def read_table(path: str | Path, network: Cuttable) -> DeviceProfile:
         held_out=0,
         seed=0,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
+        energy=energy,
     )
+
+
+def _costs(
+    file: Path, rows: list[tuple[int, dict[str, str]]], column: str, network: Cuttable
+) -> tuple[float, dict[str, BlockTimes]]:
+    """Read one column: what every subnet pays, and each block's costs on its grid."""
+    fixed: float | None = None
+    costs: _Times = {}
+    for line, row in rows:
+        where = f"{file}, line {line}"
+        if None in row:
+            raise DeviceError(f"{where}: there are more cells than columns")
+        value = _number(row[column], f"{where}: {column}", float)
+        if row["block"] == _FIXED:
+            if fixed is not None:
+                raise DeviceError(f"{where}: {_FIXED} stands there twice; give it once")
+            fixed = value
+            continue
+        kernel, bricks = _place(row, network, where)
+        held = costs.setdefault(row["block"], {}).setdefault(kernel, {})
+        if bricks in held:
+            raise DeviceError(
+                f"{where}: {row['block']} with {bricks} bricks stands there twice; give it once"
+            )
+        held[bricks] = value
+    for head in set(HEAD_SUBSETS) & set(network.blocks) - set(costs):
+        subset = network.space[head]
+        assert isinstance(subset, Subset)
+        costs[head] = {0: {subset.count: 0.0}}
+    if fixed is None:
+        raise DeviceError(f"{file} has no row {_FIXED!r}; add what every subnet pays, 0 if that is unknown")
+    return fixed, {block: _block(file, block, costs.get(block, {}), network) for block in network.blocks}
 
 
 def _number(text: str, what: str, kind: type[int] | type[float]) -> float:

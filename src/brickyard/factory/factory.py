@@ -11,15 +11,19 @@ from typing import Any, Literal
 from brickyard.core.errors import ArtifactError, ConfigError, DeviceError, InfeasibleError
 from brickyard.core.files import sha256
 from brickyard.core.task import Task, Vocabulary
-from brickyard.devices.measure import this_device_name
+from brickyard.devices.energy import POWERCAP, EnergyCounter
+from brickyard.devices.energy_model import with_energy
+from brickyard.devices.measure import processor_name, this_device_name
 from brickyard.devices.profile import DeviceProfile
 from brickyard.devices.profile import profile as profile_device
 from brickyard.devices.table import read_table
 from brickyard.export.decode import Decode
 from brickyard.factory.boxes import detects
 from brickyard.factory.bulk import make_all, request_key
+from brickyard.factory.checks import require_energy
 from brickyard.factory.folder import FactoryFolder, cache_folder, find_factory
-from brickyard.factory.make import Maker, nearest_feasible, write_model
+from brickyard.factory.make import Maker, write_model
+from brickyard.factory.nearest import nearest_feasible
 from brickyard.factory.records import Budget, Report
 
 Progress = Callable[[int, int, str], None]
@@ -95,7 +99,13 @@ class Factory:
         return str(api.upload_folder(repo_id=repo_id, folder_path=self.folder.path).commit_url)
 
     def profile(
-        self, *, threads: int = 1, seed: int = 0, name: str | None = None, progress: Progress = _quiet
+        self,
+        *,
+        threads: int = 1,
+        seed: int = 0,
+        name: str | None = None,
+        energy: bool = False,
+        progress: Progress = _quiet,
     ) -> DeviceProfile:
         """Measure the blocks of the network on this machine.
 
@@ -103,18 +113,26 @@ class Factory:
             threads: Threads of the runtime; part of the device.
             seed: Seed of the subnets that the profile is fitted and tested on.
             name: Name of the device; that of this machine if None.
+            energy: Measure the energy of subnets too.
             progress: Called with steps done, steps in all, and a short text.
 
         Returns:
             The profile; save it with its `save`.
+
+        Raises:
+            DeviceError: Energy was asked for, and the machine has no counter that can be read.
         """
-        return profile_device(self.folder.blueprint, threads=threads, seed=seed, name=name, progress=progress)
+        blueprint = self.folder.blueprint
+        counter = EnergyCounter(POWERCAP) if energy else None
+        measured = profile_device(blueprint, threads=threads, seed=seed, name=name, progress=progress)
+        return measured if counter is None else with_energy(blueprint, measured, counter, progress=progress)
 
     def device(
         self,
         device: str | Path | DeviceProfile | None = None,
         *,
         threads: int = 1,
+        energy: bool = False,
         progress: Progress = _quiet,
     ) -> DeviceProfile:
         """Return a device profile that fits this factory.
@@ -124,13 +142,14 @@ class Factory:
                 name of a profile in the factory folder; None for this machine, which is profiled on first
                 use and kept in the user's cache folder.
             threads: Threads of this machine, when `device` is None.
+            energy: Whether it must tell the energy of subnets.
             progress: Called while this machine is profiled.
 
         Returns:
             The profile.
 
         Raises:
-            DeviceError: The profile is missing, malformed, or belongs to another network.
+            DeviceError: The profile is missing, malformed, or belongs to another network, or tells no energy.
         """
         if isinstance(device, DeviceProfile):
             profile = device
@@ -141,13 +160,20 @@ class Factory:
             else:
                 profile = DeviceProfile.load(inside if inside.is_file() else Path(device))
         else:
+            counter = EnergyCounter(POWERCAP) if energy else None
             kept = self._kept_profile(threads)
-            if kept is not None:
+            if kept is not None and (counter is None or kept.energy is not None):
                 return kept
-            profile = self.profile(threads=threads, progress=progress)
+            profile = self.profile(threads=threads, progress=progress) if kept is None else kept
+            if counter is not None:
+                profile = with_energy(self.folder.blueprint, profile, counter, progress=progress)
             path = self._profile_path(threads)
             path.parent.mkdir(parents=True, exist_ok=True)
             profile.save(path)
+        if energy:
+            require_energy(profile)
+            if profile.processor == processor_name():
+                EnergyCounter(POWERCAP)  # the file will be measured; told now if that cannot be done
         return self._fitting(profile)
 
     def _profile_path(self, threads: int) -> Path:
@@ -191,6 +217,7 @@ class Factory:
         decode: Literal["inside", "outside"] | None = None,
         threshold: float | None = None,
         nms_iou: float | None = None,
+        measure_memory: bool = False,
         progress: Progress = _quiet,
     ) -> Report:
         """Make a standalone model for a task within a budget, without training.
@@ -198,7 +225,7 @@ class Factory:
         Args:
             task: Words of the vocabulary, for example `"red circle"` or `"3, 7"`; None for the generic task.
             budget: Ceilings in any combination; none gives the model that the task wants without any.
-            device: Device profile that latency limits refer to, see `device`.
+            device: Device profile that limits on latency and energy refer to, see `device`.
             out: Model folder to write; must not exist or be empty.
             threads: Threads of this machine, when `device` is None.
             seed: Seed of the candidates and of the scenes for quality.
@@ -206,6 +233,7 @@ class Factory:
                 (`outside`, what None means), see `brickyard.export.decode`.
             threshold: For detectors, least score of a box; 0.3 if None.
             nms_iou: For detectors, boxes of a label that overlap a better one by more than this are dropped.
+            measure_memory: Measure the memory of the file even where it is not limited.
             progress: Called while this machine is profiled, on first use.
 
         Returns:
@@ -215,7 +243,7 @@ class Factory:
             TaskError: The task is not understood.
             BudgetError: A limit is malformed.
             InfeasibleError: No model fits; nothing was written.
-            DeviceError: The profile does not fit.
+            DeviceError: The profile does not fit, or energy is limited and cannot be measured or predicted.
             ArtifactError: `out` is taken.
             ConfigError: Options of detectors for a factory of another kind, or out of range.
         """
@@ -232,7 +260,14 @@ class Factory:
         maker = self.maker(profile or self._kept_profile(threads), threads=threads)
         limits = ceilings.limits(whole_macs=maker.whole.macs)
         try:
-            model = maker.make(wanted, limits, seed=seed, decode=settings, inside=inside)
+            model = maker.make(
+                wanted,
+                limits,
+                seed=seed,
+                decode=settings,
+                inside=inside,
+                measure_memory=measure_memory,
+            )
         except InfeasibleError as error:
             error.nearest = nearest_feasible(maker, wanted, limits, error, seed=seed)
             raise
@@ -267,9 +302,10 @@ class Factory:
         progress: Progress = _quiet,
     ) -> DeviceProfile | None:
         """Return the profile that a request refers to; None where no device plays a part."""
-        if budget.latency_ms is None and device is None:
+        energy = budget.energy_mj is not None
+        if budget.latency_ms is None and device is None and not energy:
             return None
-        return self.device(device, threads=threads, progress=progress)
+        return self.device(device, threads=threads, energy=energy, progress=progress)
 
     def _key(
         self,

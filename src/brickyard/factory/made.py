@@ -11,7 +11,7 @@ import onnxruntime
 from brickyard.assemble.assembly import Mask
 from brickyard.core.config import Config
 from brickyard.export.decode import Decode
-from brickyard.factory.records import Costs, Latency
+from brickyard.factory.records import Costs, Energy, Latency
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,6 +25,8 @@ class Model:
         weights: Its weights by the names of the plain torch twin.
         predicted: Costs before it was written.
         measured: Latency of the file.
+        memory: Measured peak of memory in bytes, where it was asked for.
+        energy: Measured energy, where it is limited and the device is this machine.
         parity_error: Largest difference to the reference.
         rounds: Rounds of making and measuring.
         seconds: Time by part.
@@ -39,6 +41,8 @@ class Model:
     weights: Mapping[str, Any]
     predicted: Costs
     measured: Latency
+    memory: int | None
+    energy: Energy | None
     parity_error: float
     rounds: int
     seconds: dict[str, float]

@@ -13,7 +13,9 @@ from brickyard.core.errors import BudgetError
 Metric = Literal["balanced_accuracy", "accuracy", "ap50"]
 METRIC_NAMES = {"balanced_accuracy": "balanced accuracy", "accuracy": "accuracy", "ap50": "AP50"}
 
-LimitName = Literal["latency_ms", "macs", "parameters", "file_bytes", "peak_memory_bytes"]
+LimitName = Literal[
+    "latency_ms", "macs", "parameters", "file_bytes", "peak_memory_bytes", "runtime_memory_bytes", "energy_mj"
+]
 
 
 class Record(BaseModel):
@@ -31,7 +33,9 @@ class Budget(Record):
             such as `"25%"`.
         max_parameters: Number of parameters.
         max_file_mb: Size of `model.onnx`, megabytes of 10**6 bytes.
-        max_memory_mb: Peak of weights and live activations, megabytes of 10**6 bytes.
+        max_memory_mb: Peak of memory that the file takes in ONNX Runtime, measured in a process of its own,
+            megabytes of 10**6 bytes.
+        energy_mj: Energy of one picture on the device, idle power included, millijoules.
 
     Raises:
         BudgetError: A limit is not a positive number, or is unknown.
@@ -42,6 +46,7 @@ class Budget(Record):
     max_parameters: int | None = None
     max_file_mb: float | None = None
     max_memory_mb: float | None = None
+    energy_mj: float | None = None
 
     def __init__(self, **limits: Any) -> None:
         try:
@@ -54,7 +59,7 @@ class Budget(Record):
                 f"{', '.join(type(self).model_fields)}, each a number above 0"
             ) from None
 
-    @field_validator("latency_ms", "max_parameters", "max_file_mb", "max_memory_mb")
+    @field_validator("latency_ms", "max_parameters", "max_file_mb", "max_memory_mb", "energy_mj")
     @classmethod
     def _positive(cls, value: float | None) -> float | None:
         if value is not None and not (math.isfinite(value) and value > 0):
@@ -99,19 +104,23 @@ class Budget(Record):
         if self.max_file_mb is not None:
             limits["file_bytes"] = self.max_file_mb * 1e6
         if self.max_memory_mb is not None:
-            limits["peak_memory_bytes"] = self.max_memory_mb * 1e6
+            limits["runtime_memory_bytes"] = self.max_memory_mb * 1e6
+        if self.energy_mj is not None:
+            limits["energy_mj"] = self.energy_mj
         return limits
 
 
 class Costs(Record):
-    """What a subnet costs; latency only where a device is known.
+    """What a subnet costs; latency and energy only where a device tells them.
 
     Attributes:
         latency_ms: Predicted latency, milliseconds.
         macs: Multiply-accumulate operations of convolutions and linear layers per picture.
         parameters: Number of parameters.
         file_bytes: Size of the ONNX file.
-        peak_memory_bytes: Weights and live activations at the worst moment.
+        peak_memory_bytes: Weights and live activations at the worst moment, counted.
+        runtime_memory_bytes: Peak of memory in ONNX Runtime; None where it was not looked at.
+        energy_mj: Energy of one picture, idle power included, millijoules.
     """
 
     latency_ms: float | None = None
@@ -119,6 +128,8 @@ class Costs(Record):
     parameters: int
     file_bytes: int
     peak_memory_bytes: int
+    runtime_memory_bytes: int | None = None
+    energy_mj: float | None = None
 
 
 class Latency(Record):
@@ -139,6 +150,26 @@ class Latency(Record):
     runs: int
     warmup: int
     threads: int
+
+
+class Energy(Record):
+    """A measured energy of one picture.
+
+    Attributes:
+        mj: Millijoules of the processor package, idle power included; what a request is judged by.
+        above_idle_mj: What lies above the energy that the idle machine draws in the same time.
+        idle_watts: Power of the idle machine, measured before.
+        runs: Runs that were counted.
+        seconds: How long they took.
+        counter: What counted.
+    """
+
+    mj: float
+    above_idle_mj: float
+    idle_watts: float
+    runs: int
+    seconds: float
+    counter: str
 
 
 class Quality(Record):
@@ -217,7 +248,10 @@ class Report(Record):
         macs_share: Share of the whole network's MACs.
         whole: Costs of the whole network.
         file_bytes: Exact size of `model.onnx`.
-        peak_memory_bytes: Weights and live activations.
+        peak_memory_bytes: Weights and live activations, counted.
+        runtime_memory_bytes: Peak of memory in ONNX Runtime, measured in a process of its own; None where it
+            was not asked for.
+        energy: Measured where energy is limited and the device is this machine.
         seconds: Time by part; `total` is all of it.
         parity_error: Largest difference of any score between the file and the reference.
         parity_reference: What the file was compared with.
@@ -251,6 +285,8 @@ class Report(Record):
     whole: Costs
     file_bytes: int
     peak_memory_bytes: int
+    runtime_memory_bytes: int | None = None
+    energy: Energy | None = None
     seconds: dict[str, float]
     parity_error: float
     parity_reference: str

@@ -20,8 +20,13 @@ _NOT_COUNTED = (
     "are not in it.",
     "<b>MACs</b> are those of convolutions and linear layers; activations, pooling, additions and scalings "
     "are not counted.",
-    "<b>Memory</b> is the weights and the live activations at the worst moment, as counted from the graph; "
-    "the runtime's own code, buffers and packed copies of weights come on top.",
+    "<b>Weights and activations</b> are what lives at the worst moment, as counted from the graph; the "
+    "runtime's own code, buffers and packed copies of weights come on top.",
+    "<b>Memory in the runtime</b>, where it was asked for, is measured on the machine that made the file: by "
+    "how much the peak of a fresh process grows while it loads the file and runs it. Code is not in it.",
+    "<b>Energy</b> is that of the processor package by its own counter, idle power and whatever else runs "
+    "included; memory chips and the rest of the machine are not in it. With the profile or table of another "
+    "machine it is predicted.",
     "<b>Predictions</b> come from the device profile and the counts before the file is written; the rest "
     "is measured on, or counted from, the file itself.",
     "<b>The curve</b> is the mean over tasks from the factory's training; the mark is this one task.",
@@ -31,7 +36,9 @@ _NAMES: dict[str, str] = {
     "macs": "MACs",
     "parameters": "Parameters",
     "file_bytes": "File",
-    "peak_memory_bytes": "Peak memory",
+    "peak_memory_bytes": "Weights and activations",
+    "runtime_memory_bytes": "Memory in the runtime",
+    "energy_mj": "Energy",
 }
 
 
@@ -50,6 +57,8 @@ def _count(value: float) -> str:
 def _amount(name: str, value: float) -> str:
     if name == "latency_ms":
         return _ms(value)
+    if name == "energy_mj":
+        return f"{value:.3f} mJ"
     return f"{_bytes(value)} <small>({_count(value)} B)</small>" if name.endswith("bytes") else _count(value)
 
 
@@ -79,12 +88,17 @@ def _card(title: str, *parts: str, wide: bool = False) -> str:
 
 def _spent(report: Report) -> dict[str, float]:
     """What the model costs, by the quantities that can be limited."""
+    further = {
+        "runtime_memory_bytes": report.runtime_memory_bytes,
+        "energy_mj": report.predicted.energy_mj if report.energy is None else report.energy.mj,
+    }
     return {
         "latency_ms": report.measured.p50,
         "macs": report.macs,
         "parameters": report.parameters,
         "file_bytes": report.file_bytes,
         "peak_memory_bytes": report.peak_memory_bytes,
+        **{name: value for name, value in further.items() if value is not None},
     }
 
 
@@ -191,10 +205,14 @@ def _before_after(report: Report) -> str:
         "parameters": whole.parameters,
         "file_bytes": whole.file_bytes,
         "peak_memory_bytes": whole.peak_memory_bytes,
+        "runtime_memory_bytes": whole.runtime_memory_bytes,
+        "energy_mj": whole.energy_mj,
     }
     after = _spent(report)
     rows = []
     for name, value in before.items():
+        if name not in after:
+            continue
         share = f"{after[name] / value:.1%} {_bar(after[name] / value)}" if value else "–"
         forecast: float | None = getattr(guess, name)
         shown = "–" if value is None else _amount(name, value)
@@ -266,7 +284,22 @@ def _checks(report: Report) -> str:
             ("Config sha256", report.config_sha256),
         )
     )
-    return _card("Parity and provenance", facts, "<h3>Versions</h3>", _pairs(report.versions.items()))
+    return _card(
+        "Parity and provenance", facts, _energy(report), "<h3>Versions</h3>", _pairs(report.versions.items())
+    )
+
+
+def _energy(report: Report) -> str:
+    energy = report.energy
+    if energy is None:
+        return ""
+    facts = (
+        ("Of one picture", f"{energy.mj:.3f} mJ, idle power included"),
+        ("Above idle", f"{energy.above_idle_mj:.3f} mJ"),
+        ("Idle machine", f"{energy.idle_watts:.2f} W"),
+        ("Counted by", f"{energy.counter}, {_count(energy.runs)} runs in {energy.seconds:.2f} s"),
+    )
+    return "<h3>Energy</h3>" + _pairs(facts)
 
 
 def _seconds(report: Report) -> str:

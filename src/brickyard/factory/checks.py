@@ -1,0 +1,149 @@
+"""Limits that are kept by measuring the made file on this machine: memory and energy beside latency.
+
+A search needs costs of subnets that are not made yet. Energy comes from the device's profile; memory from a
+line through three subnets, which are measured once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import asdict
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import onnxruntime
+
+from brickyard.core.decision import Subset
+from brickyard.core.errors import DeviceError, InfeasibleError
+from brickyard.devices.energy import POWERCAP, EnergyCounter, measure_energy
+from brickyard.devices.memory import measure_memory
+from brickyard.devices.profile import DeviceProfile
+from brickyard.export.blueprint import Blueprint
+from brickyard.factory.records import Energy
+
+# What a first try aims at, as a share of the ceiling: medians of one file differ by a few percent from one
+# measurement to the next, and so does what is predicted from what is measured.
+_HEADROOM = {"latency_ms": 0.92, "energy_mj": 0.92, "runtime_memory_bytes": 0.97}
+_UNITS = {"latency_ms": "ms", "runtime_memory_bytes": "bytes", "energy_mj": "mJ"}
+_IDLE_SECONDS = 1.0
+
+
+class Checks:
+    """Predicts memory and energy of subnets, and measures those of files.
+
+    Args:
+        blueprint: The network.
+        device: Profile of the device, None without one.
+        threads: Threads of the runtime.
+    """
+
+    def __init__(self, blueprint: Blueprint, device: DeviceProfile | None, *, threads: int) -> None:
+        self.blueprint, self.device, self.threads = blueprint, device, threads
+
+    @cached_property
+    def _line(self) -> tuple[list[int], list[int]]:
+        """Counted and measured bytes of the smallest subnet, one with half the bricks, and the largest."""
+        space = self.blueprint.space
+        halves = {
+            part.name: tuple(range(max(part.minimum, part.count // 2)))
+            for part in space
+            if isinstance(part, Subset)
+        }
+        configs = (space.smallest(), space.largest().replace(halves), space.largest())
+        counted = [self.blueprint.count(config).peak_memory_bytes for config in configs]
+        graphs = (self.blueprint.cut(config) for config in configs)
+        return counted, [self.memory(graph.SerializeToString()) for graph in graphs]
+
+    def predict(self, names: Collection[str], config: Mapping[str, Any], *, peak: int) -> dict[str, Any]:
+        """Predict what has to be measured in the end.
+
+        Args:
+            names: The limits; only these are predicted.
+            config: One legal value for each decision.
+            peak: Its weights and live activations, bytes.
+        """
+        costs: dict[str, Any] = {}
+        if "runtime_memory_bytes" in names:
+            costs["runtime_memory_bytes"] = round(float(np.interp(peak, *self._line)))
+        if "energy_mj" in names and self.device is not None:
+            energy = self.device.predict_energy(config)
+            assert energy is not None
+            costs["energy_mj"] = energy
+        return costs
+
+    def memory(self, content: bytes) -> int:
+        """Measure the memory of a file, bytes; see `brickyard.devices.memory.measure_memory`."""
+        return measure_memory(content, threads=self.threads)
+
+    @cached_property
+    def _counter(self) -> tuple[EnergyCounter, float]:
+        counter = EnergyCounter(POWERCAP)
+        return counter, counter.watts(_IDLE_SECONDS)
+
+    def energy(self, session: onnxruntime.InferenceSession) -> Energy:
+        """Measure the energy of an opened file; see `brickyard.devices.energy.measure_energy`."""
+        counter, idle = self._counter
+        return Energy(**asdict(measure_energy(session, counter, idle_watts=idle)))
+
+
+def require_energy(device: DeviceProfile) -> None:
+    """Refuse a device whose energy is unknown.
+
+    Raises:
+        DeviceError: It has no energy.
+    """
+    if device.energy is None:
+        raise DeviceError(
+            f"device {device.name!r} says nothing of energy, so energy_mj cannot be limited; profile it with "
+            "--energy, add the column mj to a table, or leave the limit out"
+        )
+
+
+def with_headroom(limits: Mapping[str, float], *, here: bool) -> dict[str, float]:
+    """Return ceilings for the first round: lower where the file is measured.
+
+    Args:
+        limits: Ceilings of the request.
+        here: Whether the device is this machine; memory is measured in any case.
+    """
+    return {
+        name: value * _HEADROOM.get(name, 1.0) if here or name == "runtime_memory_bytes" else value
+        for name, value in limits.items()
+    }
+
+
+def tightened(
+    wanted: Mapping[str, float], limits: Mapping[str, float], over: Mapping[str, float]
+) -> dict[str, float]:
+    """Return ceilings for the next round.
+
+    Args:
+        wanted: Ceilings of this round, of predictions.
+        limits: Ceilings of the request.
+        over: What was measured above its limit.
+    """
+    return {
+        name: value * min(0.97, 0.98 * limits[name] / over[name]) if name in over else value
+        for name, value in wanted.items()
+    }
+
+
+def not_met(name: str, limit: float, *, smallest: float, rounds: int) -> InfeasibleError:
+    """Return the error of a limit that no file kept.
+
+    Args:
+        name: The limit.
+        limit: Its ceiling.
+        smallest: The smallest that was measured.
+        rounds: How many files were made.
+    """
+    told = {"latency_ms": "the fastest file took", "energy_mj": "the thriftiest file took"}
+    return InfeasibleError(
+        f"{name} = {limit:g} was not met by measurement in {rounds} rounds: "
+        f"{told.get(name, 'the smallest file took')} {smallest:.6g} {_UNITS[name]}; allow that"
+        + ("" if name == "runtime_memory_bytes" else ", or repeat when the machine is idle"),
+        limit=name,
+        requested=limit,
+        smallest=smallest,
+    )
