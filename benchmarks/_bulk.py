@@ -86,7 +86,8 @@ def draw_requests(entry: Kept, profile: DeviceProfile, folder: Path, *, count: i
     """
     rng = np.random.default_rng(2026)
     vocabulary, maker = entry.vocabulary, entry.factory.maker(profile)
-    whole, least = maker.whole, maker._costs(maker.blueprint.space.smallest())
+    space, measured = maker.blueprint.space, ("runtime_memory_bytes",)
+    whole, least = (maker._costs(config, limits=measured) for config in (space.largest(), space.smallest()))
     requests: dict[str, dict[str, Any]] = {}
     while len(requests) < count:
         device = ("here", "slower")[int(rng.integers(2))]
@@ -94,6 +95,8 @@ def draw_requests(entry: Kept, profile: DeviceProfile, folder: Path, *, count: i
         share = float(rng.uniform(0.25, 1.0))
         assert whole.latency_ms is not None
         assert least.latency_ms is not None
+        assert whole.runtime_memory_bytes is not None
+        assert least.runtime_memory_bytes is not None
         slow = _SLOWER if device == "slower" else 1.0
         budget = [
             {"max_macs": f"{100 * max(share, 1.2 * least.macs / whole.macs):.1f}%"},
@@ -101,7 +104,7 @@ def draw_requests(entry: Kept, profile: DeviceProfile, folder: Path, *, count: i
             {"latency_ms": round(slow * (1.3 * least.latency_ms + share * whole.latency_ms), 4)},
             {
                 "max_memory_mb": round(
-                    (1.1 * least.peak_memory_bytes + share * whole.peak_memory_bytes) / 1e6, 4
+                    (1.1 * least.runtime_memory_bytes + share * whole.runtime_memory_bytes) / 1e6, 4
                 )
             },
         ][int(rng.integers(4))]

@@ -154,6 +154,34 @@ def test_damaged_factory_is_refused(run, pico, tmp_path):
     assert "assembler.safetensors differs" in done.stderr
 
 
+def test_limits_on_memory_and_energy(run, pico, tmp_path):
+    blocks = ("stage0.block0", "stage1.block0", "stage1.block1")
+    rows = ["block,kernel,bricks,ms,mj", "fixed,,,1,5", *(f"{block},,4,2,10" for block in blocks)]
+    (tmp_path / "board.csv").write_text("\n".join(rows))
+    arguments = ["make", pico, "--task", "red", "--energy-mj", "20", "--out", tmp_path / "m"]
+    done = run(*arguments, "--device", tmp_path / "board.csv", "--max-memory-mb", "5")
+    assert done.exit_code == 0, done.output
+    assert "in the runtime, measured, limit 5.0 MB" in done.stdout
+    assert "mJ predicted, limit 20.0 mJ" in done.stdout
+    report = json.loads((tmp_path / "m" / "report.json").read_text())
+    assert 5 <= report["predicted"]["energy_mj"] <= 20
+    assert report["runtime_memory_bytes"] <= 5e6
+
+
+def test_energy_without_a_counter_is_refused(run, pico, tmp_path, monkeypatch):
+    for module in ("checks", "factory"):
+        monkeypatch.setattr(f"brickyard.factory.{module}.POWERCAP", tmp_path)
+    for arguments in (
+        ("make", pico, "--task", "red", "--energy-mj", "20", "--out", tmp_path / "m"),
+        ("profile", pico, "--energy", "--out", tmp_path / "device.json"),
+    ):
+        done = run(*arguments)
+        assert done.exit_code == 1
+        assert "this machine has no readable energy counter" in done.stderr
+    assert "a kit measures no energy" in run("profile", pico, "--energy", "--kit", tmp_path / "k.zip").stderr
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_table_is_a_device_too(run, pico, tmp_path):
     blocks = ("stage0.block0", "stage1.block0", "stage1.block1")
     rows = ["block,kernel,bricks,ms", "fixed,,,1", *(f"{block},,4,2" for block in blocks)]

@@ -1,5 +1,7 @@
 """A CSV table as a device: predictions are its sums, and every mistake is told with its line."""
 
+import random
+
 import pytest
 
 from brickyard.core.errors import DeviceError
@@ -83,6 +85,33 @@ def test_it_survives_saving_and_is_a_device_of_its_factory(residual, tmp_path):
     assert profile.blueprint_sha256 == residual.sha256
 
 
+def test_a_fifth_column_tells_energy(residual, tmp_path):
+    head = "block,kernel,bricks,ms,mj"
+    lines = [f"{line},{5 * float(line.split(',')[3])}" for line in rows_of(residual)]
+    profile = read_table(table(tmp_path / "board.csv", lines, head=head), residual)
+    for config in (residual.space.largest(), residual.space.smallest()):
+        assert profile.predict_energy(config) == pytest.approx(5 * profile.predict(config))
+    assert profile.energy.held_out_mape is None
+    plain = read_table(table(tmp_path / "plain.csv", rows_of(residual)), residual)
+    assert plain.predict_energy(residual.space.largest()) is None
+    for wrong, message in [
+        ([*lines[:-1], lines[-1].rpartition(",")[0]], r"mj = None is no number"),
+        ([*lines[:-1], lines[-1] + "x"], r"mj = '[\d.]+x' is no number"),
+        ([*lines[:-1], lines[-1] + ",1"], "there are more cells than columns"),
+    ]:
+        with pytest.raises(DeviceError, match=message):
+            read_table(table(tmp_path / "board.csv", wrong, head=head), residual)
+
+
+def test_kernels_and_depths_count_for_energy_too(mobile, tmp_path):
+    lines = [f"{line},{3 * float(line.split(',')[3])}" for line in rows_of(mobile)]
+    profile = read_table(table(tmp_path / "b.csv", lines, head="block,kernel,bricks,ms,mj"), mobile)
+    rng = random.Random(0)
+    for _ in range(5):
+        config = mobile.space.sample(rng)
+        assert profile.predict_energy(config) == pytest.approx(3 * profile.predict(config))
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -112,5 +141,8 @@ def test_mistakes_are_told_with_their_line(residual, tmp_path, change, message):
 def test_other_files_are_refused(residual, tmp_path):
     with pytest.raises(DeviceError, match="is not a file"):
         read_table(tmp_path / "none.csv", residual)
+    (tmp_path / "board.csv").write_bytes(b"block,kernel,bricks,ms\n\xff\xfe,,1,2\n")
+    with pytest.raises(DeviceError, match="is not a table in UTF-8"):
+        read_table(tmp_path / "board.csv", residual)
     with pytest.raises(DeviceError, match=r"has the columns \['layer', 'ms'\]; expected block"):
         read_table(table(tmp_path / "board.csv", [], head="layer,ms"), residual)

@@ -13,7 +13,12 @@ counts = st.one_of(st.none(), st.integers(1, 10**12))
 
 
 @given(
-    latency_ms=positive, max_parameters=counts, max_file_mb=positive, max_memory_mb=positive, max_macs=counts
+    latency_ms=positive,
+    max_parameters=counts,
+    max_file_mb=positive,
+    max_memory_mb=positive,
+    max_macs=counts,
+    energy_mj=positive,
 )
 def test_limits_are_those_that_are_set_in_base_units(**given_limits):
     limits = Budget(**given_limits).limits(whole_macs=1000)
@@ -22,7 +27,8 @@ def test_limits_are_those_that_are_set_in_base_units(**given_limits):
         "max_macs": ("macs", 1),
         "max_parameters": ("parameters", 1),
         "max_file_mb": ("file_bytes", 1e6),
-        "max_memory_mb": ("peak_memory_bytes", 1e6),
+        "max_memory_mb": ("runtime_memory_bytes", 1e6),
+        "energy_mj": ("energy_mj", 1),
     }
     expected = {
         names[name][0]: value * names[name][1] for name, value in given_limits.items() if value is not None
@@ -46,6 +52,7 @@ def test_macs_may_be_a_share_of_the_whole_network(text, limit):
         ("latency_ms", float("nan"), "must be above 0"),
         ("max_file_mb", float("inf"), "must be above 0"),
         ("max_memory_mb", "much", "valid number"),
+        ("energy_mj", 0.0, "must be above 0"),
         ("max_parameters", 1.5, "valid integer"),
         ("max_macs", "0%", "above 0 % and not above 100 %"),
         ("max_macs", "120%", "above 0 % and not above 100 %"),
@@ -62,7 +69,9 @@ def test_what_is_no_limit_is_refused_with_the_known_ones(name, value, reason):
     message = str(caught.value)
     assert message.startswith(f"{name} = {value!r} is not a usable limit")
     assert reason in message
-    assert "known limits: latency_ms, max_macs, max_parameters, max_file_mb, max_memory_mb" in message
+    assert (
+        "known limits: latency_ms, max_macs, max_parameters, max_file_mb, max_memory_mb, energy_mj" in message
+    )
 
 
 def test_records_are_frozen_and_strict():
