@@ -46,9 +46,16 @@ def write_bytes(path: Path, content: bytes) -> None:
             os.fsync(stream.fileno())
         os.chmod(temporary, 0o644)
         os.replace(temporary, path)
-    except BaseException:
+    except BaseException as error:
         Path(temporary).unlink(missing_ok=True)
+        _name_file(error, path)
         raise
+
+
+def _name_file(error: BaseException, path: Path) -> None:
+    """Let an error of the system, a full disk for one, tell what could not be written."""
+    if isinstance(error, OSError) and error.filename is None:
+        error.filename = str(path)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -107,7 +114,8 @@ def new_folder(path: Path) -> Iterator[Path]:
                     os.fsync(stream.fileno())
         temporary.chmod(0o755)
         os.replace(temporary, path)
-    except BaseException:
+    except BaseException as error:
+        _name_file(error, path)
         shutil.rmtree(temporary, ignore_errors=True)
         raise
 

@@ -278,7 +278,7 @@ class Preprocess:
                 return self.fit(ImageOps.exif_transpose(image))
         except FileNotFoundError:
             raise DataError(f"image {path} does not exist") from None
-        except (OSError, SyntaxError, ValueError) as error:
+        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
             raise DataError(f"image {path} cannot be read ({error}); remove or replace it") from None
 
     def to_json(self) -> str:

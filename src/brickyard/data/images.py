@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import io
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -110,9 +111,13 @@ def open_tables(location: str) -> dict[str, Any]:
             raise DataError(
                 f"{location} ends in {path.suffix!r}; a data file ends in one of {sorted(_READERS)}"
             )
+        if not path.stat().st_size:
+            raise DataError(f"{location} is empty; expected rows with a column of images")
         arguments = {"path": _READERS[path.suffix], "data_files": str(path.resolve())}
         if path.suffix == ".tsv":
             arguments["sep"] = "\t"
+        if _READERS[path.suffix] == "csv":
+            _check_header(path, arguments.get("sep", ","))
     elif (
         path.suffix in _READERS or path.is_absolute() or location.count("/") != 1 or location.startswith(".")
     ):
@@ -133,24 +138,49 @@ def open_tables(location: str) -> dict[str, Any]:
                 if path.exists()
                 else "is neither a local path nor a hub data set in reach"
             )
-            raise DataError(f"{location!r} {kind}: {str(error).strip().splitlines()[0]}") from error
+            raise DataError(f"{location!r} {kind}: {_reason(error)}") from error
     if "train" not in parts:
         raise DataError(f"{location!r} has the splits {list(parts)}; one of them must be named 'train'")
     kept = ["train", *[split for split in _SPLITS if split in parts][:1]]
     return {name: _undecoded(datasets, parts[name]) for name in kept}
 
 
+def _reason(error: BaseException) -> str:
+    """Return the first line of what went wrong in the first place, which names the line of a table."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def _check_header(path: Path, separator: str) -> None:
+    """Refuse a table that names a column twice: the library would rename one of the two."""
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as stream:
+            reader = csv.reader(stream, delimiter=separator)
+            header, first = next(reader, []), next(reader, None)
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"{path} is not a table in UTF-8 ({error}); write it again") from None
+    if first is None:
+        raise DataError(f"{path} has no rows; it needs a line with the names of the columns and rows below")
+    twice = sorted({column for column in header if header.count(column) > 1})
+    if twice:
+        raise DataError(f"{path} names the column {twice[0]!r} twice; name each column once")
+
+
 @contextmanager
 def _quiet(datasets: Any, *, offline: bool) -> Iterator[None]:
-    """No progress bars, and for local data not even the download counter of the library."""
+    """No progress bars, no log, and for local data not even the download counter of the library."""
+    verbosity = datasets.logging.get_verbosity()
     bars = not datasets.are_progress_bars_disabled()
     counting = datasets.config.HF_UPDATE_DOWNLOAD_COUNTS
     datasets.disable_progress_bars()
+    datasets.logging.set_verbosity(datasets.logging.CRITICAL)
     datasets.config.HF_UPDATE_DOWNLOAD_COUNTS = counting and not offline
     try:
         yield
     finally:
         datasets.config.HF_UPDATE_DOWNLOAD_COUNTS = counting
+        datasets.logging.set_verbosity(verbosity)
         if bars:
             datasets.enable_progress_bars()
 
@@ -165,20 +195,33 @@ def _undecoded(datasets: Any, table: Any) -> Any:
 def _check_folder(path: Path) -> None:
     from PIL import Image
 
-    files = [file for file in path.rglob("*") if file.is_file()]
+    inside = [item for item in sorted(path.rglob("*")) if not _hidden(item.relative_to(path))]
     suffixes = set(Image.registered_extensions())
-    folders = sorted({file.parent.name for file in files if file.suffix.lower() in suffixes})
+    images = [item for item in inside if item.suffix.lower() in suffixes and not item.is_dir()]
+    folders = sorted({file.parent.name for file in images})
     if not folders:
         raise DataError(f"folder {path} holds no images; put one folder of images per class into it")
-    if any(file.name.startswith("metadata.") for file in files):
+    for file in images:
+        if not file.is_file():
+            raise DataError(f"image {file} is a link to nothing; mend or remove it")
+    if any(item.name.startswith("metadata.") for item in inside):
         return
-    for folder in sorted(item for item in path.rglob("*") if item.is_dir()):
-        if not any(folder.iterdir()):
-            raise DataError(f"class folder {folder} is empty; add images or remove it")
+    holding = {parent for file in images for parent in file.parents}
+    for folder in (item for item in inside if item.is_dir()):
+        if folder not in holding:
+            raise DataError(f"class folder {folder} is empty: it holds no image; add images or remove it")
+    beside = [file for file in images if file.parent == path]
+    if beside and len(folders) > 1:
+        raise DataError(f"image {beside[0]} lies beside the class folders; move it into one or remove it")
     if len(folders) < 2:
         raise DataError(
             f"folder {path} has images in one folder only, {folders[0]!r}; give each class its own"
         )
+
+
+def _hidden(path: Path) -> bool:
+    """Tell whether the library leaves a path out: a part of it starts with a dot or two underscores."""
+    return any(part.startswith((".", "__")) for part in path.parts)
 
 
 def _check_column(table: Any, column: str) -> None:
@@ -276,21 +319,23 @@ def _natural(word: str) -> tuple[int, float, str]:
 
 def open_picture(value: Any, base: Path, *, row: int) -> Any:
     """Open one cell of an image column: a path, bytes, or a record of both."""
-    from PIL import Image, ImageOps, UnidentifiedImageError
+    from PIL import Image, ImageOps
 
     content, path = (value.get("bytes"), value.get("path")) if isinstance(value, dict) else (None, value)
     if isinstance(path, bytes):
         content, path = path, None
-    name = f"image {base / path}" if path else f"the image of row {row}"
     if not content and not path:
-        raise DataError(f"{name} is missing; fill it in or drop the row")
+        raise DataError(f"the image of row {row} is missing; fill it in or drop the row")
+    if path is not None and not isinstance(path, str):
+        raise DataError(f"the image of row {row} is {path!r}, neither a path nor bytes; name another column")
+    name = f"image {base / path}" if path else f"the image of row {row}"
     try:
         with Image.open(io.BytesIO(content) if content else base / str(path)) as image:
             image.load()
             return ImageOps.exif_transpose(image)
     except FileNotFoundError:
         raise DataError(f"{name} does not exist (row {row})") from None
-    except (OSError, SyntaxError, ValueError, TypeError, UnidentifiedImageError) as error:
+    except (OSError, SyntaxError, ValueError, TypeError, Image.DecompressionBombError) as error:
         raise DataError(f"{name} cannot be read ({error}); replace it or drop row {row}") from None
 
 

@@ -145,11 +145,16 @@ def _earlier(state: Path, key: dict[str, Any], *, passes_of: int) -> list[list[l
 def _write(path: Path, record: dict[str, Any]) -> None:
     """Write JSON whole or not at all."""
     temporary = path.with_name(f".{path.name}.tmp")
-    with temporary.open("w", encoding="utf-8") as stream:
-        json.dump(record, stream)
-        stream.flush()
-        os.fsync(stream.fileno())
-    os.replace(temporary, path)
+    try:
+        with temporary.open("w", encoding="utf-8") as stream:
+            json.dump(record, stream)
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        error.filename = str(path)  # a full disk is told without a name
+        raise
 
 
 def _progress(text: str) -> None:

@@ -71,6 +71,8 @@ def made_models(out: Path) -> dict[str, Path]:
     """
     found = {}
     for file in sorted(out.glob("*/request.json")):
+        if file.parent.name.startswith("."):
+            continue  # what a run left that was killed while it wrote
         key = read_json(file).get("key")
         if key is not None and (file.parent / "manifest.json").is_file():
             found[str(key)] = file.parent
