@@ -54,7 +54,7 @@ def write_bytes(path: Path, content: bytes) -> None:
 
 def _name_file(error: BaseException, path: Path) -> None:
     """Let an error of the system, a full disk for one, tell what could not be written."""
-    if isinstance(error, OSError) and error.filename is None:
+    if isinstance(error, OSError) and error.errno is not None and error.filename is None:
         error.filename = str(path)
 
 
