@@ -7,6 +7,8 @@ import os
 import random
 import resource
 import signal
+import subprocess
+import sys
 import time
 import zipfile
 from contextlib import redirect_stderr, redirect_stdout
@@ -119,6 +121,57 @@ def test_what_a_killed_bulk_run_left_is_no_answer(run, pico, tmp_path):
     assert done.exit_code == 0, done.output
     assert Path(json.loads(done.stdout)["files"]["model"]).is_file()
     assert visible(out) == [name]
+
+
+def workers_of(process):
+    """The processes that answer requests for a bulk run."""
+    try:
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+        return [int(pid) for pid in children if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+    except FileNotFoundError:
+        return []
+
+
+def is_running(pid):
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def until(condition, *, seconds=60.0):
+    deadline = time.monotonic() + seconds
+    while not (found := condition()) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    return found
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="finds the workers in /proc")
+def test_a_bulk_run_of_two_jobs_or_one_of_its_workers_is_killed(pico, tmp_path):
+    file, out = tmp_path / "requests.jsonl", tmp_path / "out"
+    tasks = ("red", "blue", "green", "circle", "square", "red circle", "blue circle", "green circle")
+    file.write_text("\n".join(json.dumps({"task": task}) for task in tasks))
+    arguments = [sys.executable, "-m", "brickyard", "make", str(pico), "--requests", str(file), "--jobs", "2"]
+    arguments += ["--out", str(out)]
+    with subprocess.Popen(arguments, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        assert until(lambda: out.exists() and visible(out))
+        workers = workers_of(process)
+        process.kill()
+    assert len(workers) == 2
+    assert until(lambda: not any(map(is_running, workers)))
+    made = len(visible(out))
+    assert made < len(tasks)
+    with subprocess.Popen(arguments, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
+        assert until(lambda: len(visible(out)) > made)
+        os.kill(workers_of(process)[0], signal.SIGKILL)
+        told = process.communicate()[1]
+    assert process.returncode == 1
+    assert "a process that made models was ended from outside" in told
+    assert "Give the same command again to go on" in told
+    assert CliRunner().invoke(app, [*arguments[3:-4], "--out", str(out)]).exit_code == 0
+    assert len(visible(out)) == len(tasks)
+    for name in visible(out):
+        read_manifest(out / name, format_version=FORMAT_VERSION, kind="model")
 
 
 def test_profiling_is_killed(pico, tmp_path):
@@ -240,7 +293,7 @@ def test_the_disk_is_full_while_training_and_it_goes_on(run, undisturbed, tmp_pa
     while done is None or done.exit_code:
         disk.at(number)
         done = run(*TRAIN, "--out", out)
-        number += 6
+        number *= 2
         if done.exit_code:
             failures += 1
             assert done.exit_code == 1

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import signal
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
-from multiprocessing import get_context
+from concurrent.futures.process import BrokenProcessPool
+from multiprocessing import get_context, parent_process
+from multiprocessing.connection import wait as wait_for
 from pathlib import Path
+from threading import Thread
 from typing import TYPE_CHECKING, Any
 
 from brickyard.core.errors import ArtifactError, BrickyardError, BudgetError, InfeasibleError
@@ -97,7 +101,14 @@ def make_all(
     def next_answer() -> Answer:
         nonlocal done
         task, wait = waiting.popleft()
-        answer, done = wait(), done + 1
+        try:
+            answer, done = wait(), done + 1
+        except BrokenProcessPool:
+            raise BrickyardError(
+                f"a process that made models was ended from outside, or found no memory; {done} of "
+                f"{len(requests)} requests are answered. Give the same command again to go on, with fewer "
+                "jobs if memory is short"
+            ) from None
         progress(done, len(requests), task)
         return answer
 
@@ -208,7 +219,16 @@ def _begin(folder: str, threads: int) -> None:
     from brickyard.factory.factory import Factory
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the process that waits for the answers is asked to stop
+    Thread(target=_end_with_parent, daemon=True).start()
     _here.update(factory=Factory.load(folder), threads=threads)
+
+
+def _end_with_parent() -> None:
+    """End this worker when the process that waits for its answers is killed: nobody else would end it."""
+    parent = parent_process()
+    assert parent is not None
+    wait_for([parent.sentinel])
+    os._exit(1)
 
 
 def _answer_there(given: Mapping[str, Any]) -> Answer:
