@@ -1,9 +1,13 @@
 """`profile`, `factories`, `report`, and what holds for the whole command line."""
 
 import json
+import re
 import subprocess
 import sys
+import time
 import zipfile
+
+import pytest
 
 from brickyard import __version__
 
@@ -21,6 +25,48 @@ def test_profile_is_written_and_used(run, pico, tmp_path):
     again = run("profile", pico, "--out", file)
     assert again.exit_code == 1
     assert "already exists" in again.stderr
+
+
+def test_energy_is_measured_where_there_is_a_counter(run, pico, tmp_path, monkeypatch):
+    """A made-up machine of 5 watts: its counter is the clock."""
+    from functools import partial
+
+    from brickyard.devices import energy, energy_model
+
+    zone = tmp_path / "powercap" / "intel-rapl:0"
+    zone.mkdir(parents=True)
+    for file, content in {
+        "name": "package-0",
+        "max_energy_range_uj": "262143328850",
+        "energy_uj": "0",
+    }.items():
+        (zone / file).write_text(content)
+    real = energy._number
+
+    def number(file):
+        return int(5e6 * time.perf_counter()) if file.name == "energy_uj" else real(file)
+
+    monkeypatch.setattr(energy, "_number", number)
+    monkeypatch.setattr(energy_model, "_SUBNETS", 9)
+    monkeypatch.setattr(energy_model, "energy_record", partial(energy.energy_record, seconds=0.01))
+    for module in ("checks", "factory"):
+        monkeypatch.setattr(f"brickyard.factory.{module}.POWERCAP", tmp_path / "powercap")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    done = run("profile", pico, "--energy", "--out", tmp_path / "here.json")
+    assert done.exit_code == 0, done.output
+    assert re.search(r"W while it computes, [45][.\d]* W idle; error [\d.]+% on 3 subnets", done.stdout)
+    made = run("make", pico, "--task", "red", "--energy-mj", 50, "--out", tmp_path / "m", "--json")
+    assert made.exit_code == 0, made.output
+    report = json.loads(made.stdout)
+    assert 0 < report["energy"]["mj"] <= 50
+    assert report["energy"]["counter"] == "RAPL, package-0"
+    assert report["energy"]["idle_watts"] == pytest.approx(5, rel=0.1)
+    assert report["predicted"]["energy_mj"] == pytest.approx(report["energy"]["mj"], rel=0.9)
+    [kept] = (tmp_path / "cache" / "brickyard" / "devices").iterdir()
+    assert json.loads(kept.read_text())["energy"]["fitted"] == 6
+    again = run("make", pico, "--task", "blue", "--energy-mj", 1e-9, "--out", tmp_path / "n", "--json")
+    assert again.exit_code == 2
+    assert json.loads(again.stdout)["binding_limit"] == "energy_mj"
 
 
 def test_a_kit_is_written_instead_of_a_profile(run, pico, tmp_path):

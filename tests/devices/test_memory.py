@@ -35,6 +35,9 @@ def test_measured_memory_lies_above_the_counted_and_grows_with_it():
 def test_what_cannot_be_measured_is_told(monkeypatch):
     with pytest.raises(DeviceError, match=r"the process that measures memory failed \(.*leave the limit out"):
         measure_memory(b"no model", threads=1)
+    monkeypatch.setattr(memory, "_SECONDS", 0.001)
+    with pytest.raises(DeviceError, match=r"was not done after 0\.001 s; repeat it"):
+        measure_memory(b"no model", threads=1)
     monkeypatch.setattr(memory.sys, "platform", "darwin")
     with pytest.raises(DeviceError, match="what Linux tells of a process, and this is darwin"):
         measure_memory(b"", threads=1)

@@ -3,6 +3,8 @@
 import random
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from brickyard.core.errors import DeviceError
 from brickyard.devices.table import read_table
@@ -136,6 +138,26 @@ def test_kernels_and_depths_count_for_energy_too(mobile, tmp_path):
 def test_mistakes_are_told_with_their_line(residual, tmp_path, change, message):
     with pytest.raises(DeviceError, match=message):
         read_table(table(tmp_path / "board.csv", change(rows_of(residual))), residual)
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    data=st.data(),
+    cells=st.lists(
+        st.sampled_from(["", ",", "\n", '"', "fixed", "stage0.block0", "4", "-1", "nan", "1e999", "\0", "x"]),
+        max_size=8,
+    ),
+)
+def test_a_damaged_table_is_read_or_refused(residual, tmp_path, data, cells):
+    text = "\n".join(["block,kernel,bricks,ms", *rows_of(residual)])
+    start, stop = sorted(data.draw(st.integers(0, len(text))) for _ in range(2))
+    path = tmp_path / "board.csv"
+    path.write_text(text[:start] + "".join(cells) + text[stop:])
+    try:
+        told = f"{read_table(path, residual).predict(residual.space.largest())} ms"
+    except DeviceError as error:
+        told = str(error)
+    assert told.endswith("ms") or str(path) in told
 
 
 def test_other_files_are_refused(residual, tmp_path):

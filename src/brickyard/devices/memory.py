@@ -52,14 +52,20 @@ def measure_memory(content: bytes, *, threads: int) -> int:
         model, tiny = Path(folder) / "model.onnx", Path(folder) / "tiny.onnx"
         model.write_bytes(content)
         tiny.write_bytes(_tiny())
-        done = subprocess.run(
-            [sys.executable, "-P", str(_CHILD), str(model), str(tiny), str(threads)],
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=_SECONDS,
-            env={**os.environ, "PYTHONHASHSEED": "0"},
-        )
+        try:
+            done = subprocess.run(
+                [sys.executable, "-P", str(_CHILD), str(model), str(tiny), str(threads)],
+                capture_output=True,
+                text=True,
+                check=False,
+                timeout=_SECONDS,
+                env={**os.environ, "PYTHONHASHSEED": "0"},
+            )
+        except subprocess.TimeoutExpired:
+            raise DeviceError(
+                f"the process that measures memory was not done after {_SECONDS:g} s; repeat it when the machine "
+                "is idle, or leave the limit out"
+            ) from None
     if done.returncode:
         told = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
         raise DeviceError(f"the process that measures memory failed ({told[-1]}); leave the limit out")

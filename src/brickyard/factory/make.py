@@ -191,6 +191,8 @@ class Maker:
         tail = decode if inside else None
         limits = self._without_tail(limits, tail)
         wanted = with_headroom(limits, here=self.here)
+        self.checks.prepare(limits)
+        clock.lap("prepare")
         smallest: dict[str, float] = {}
         over: dict[str, float] = {}
         memory: int | None = None
