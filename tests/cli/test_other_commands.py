@@ -47,7 +47,7 @@ def test_energy_is_measured_where_there_is_a_counter(run, pico, tmp_path, monkey
         return int(5e6 * time.perf_counter()) if file.name == "energy_uj" else real(file)
 
     monkeypatch.setattr(energy, "_number", number)
-    monkeypatch.setattr(energy_model, "_SUBNETS", 9)
+    monkeypatch.setattr(energy_model, "SUBNETS", 9)
     monkeypatch.setattr(energy_model, "energy_record", partial(energy.energy_record, seconds=0.01))
     for module in ("checks", "factory"):
         monkeypatch.setattr(f"brickyard.factory.{module}.POWERCAP", tmp_path / "powercap")

@@ -3,7 +3,9 @@
 import json
 import subprocess
 import sys
+import time
 import zipfile
+from functools import partial
 
 import numpy as np
 import onnx
@@ -11,8 +13,9 @@ import pytest
 from onnx import numpy_helper
 
 from brickyard.core.errors import DeviceError
-from brickyard.devices import DeviceProfile, kit_run
+from brickyard.devices import DeviceProfile, energy, kit_run
 from brickyard.devices.kit import write_kit
+from brickyard.devices.record import predicted_ms
 
 torch = pytest.importorskip("torch")
 
@@ -61,6 +64,33 @@ def test_the_profile_of_a_kit_is_one_of_the_factory(kit, lenient, blueprint, tmp
     assert found.clock_step_ns >= 1
     space = blueprint.space
     assert 0 < found.predict(space.smallest()) < found.predict(space.largest())
+
+
+def test_energy_where_there_is_a_counter(kit, lenient, blueprint, tmp_path, monkeypatch, capsys):
+    """A made-up machine of 5 watts: its counter is the clock."""
+    out, zone = tmp_path / "device.json", tmp_path / "powercap" / "intel-rapl:0"
+    monkeypatch.setattr(kit_run, "POWERCAP", zone.parent)
+    with pytest.raises(SystemExit) as left:
+        kit_run.main(["--out", str(out), "--energy"], folder=kit)
+    assert left.value.code == 1
+    assert "this machine has no readable energy counter" in capsys.readouterr().err
+    assert not (kit / "times-1t.json").exists()
+    zone.mkdir(parents=True)
+    (zone / "name").write_text("package-0")
+    monkeypatch.setattr(
+        energy,
+        "_number",
+        lambda file: int(5e6 * time.perf_counter()) if file.name == "energy_uj" else 10**11,
+    )
+    monkeypatch.setattr(kit_run, "energy_record", partial(energy.energy_record, seconds=0.005))
+    kit_run.main(["--out", str(out), "--energy", "--seconds", "0"], folder=kit)
+    found, space = DeviceProfile.load(out), blueprint.space
+    assert (found.energy.fitted, found.energy.held_out) == (24, 12)
+    assert found.energy.idle_watts == pytest.approx(5, rel=0.1)
+    record = json.loads(out.read_text())
+    for config in (space.smallest(), space.largest()):
+        assert predicted_ms(record, config) == pytest.approx(found.predict(config))
+        assert found.predict_energy(config) > 0
 
 
 def test_kits_are_equal_and_hold_no_trained_weights(archive, blueprint, tmp_path):

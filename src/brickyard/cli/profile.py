@@ -55,7 +55,9 @@ def profile(
     if (out is None) == (kit is None):
         raise typer.BadParameter("give one of --out and --kit", param_hint="--out")
     if kit is not None and energy:
-        raise typer.BadParameter("a kit measures no energy; leave it out", param_hint="--energy")
+        raise typer.BadParameter(
+            "energy is measured where the kit runs; give --energy to its measure.py", param_hint="--energy"
+        )
     target = out or kit
     assert target is not None
     if target.exists():

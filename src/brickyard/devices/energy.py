@@ -24,6 +24,8 @@ from brickyard.devices.measure import random_inputs
 Floats = npt.NDArray[np.float64]
 
 POWERCAP = Path("/sys/class/powercap")
+SUBNETS = 36
+"""How many whole subnets a profile measures the energy of; the smallest and the largest come first."""
 _WARMUP = 5
 
 

@@ -8,13 +8,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
-from brickyard.devices.energy import EnergyCounter, energy_record
+from brickyard.devices.energy import SUBNETS, EnergyCounter, energy_record
 from brickyard.devices.measure import open_session
 
 if TYPE_CHECKING:
     from brickyard.devices.profile import Cuttable, DeviceProfile
 
-_SUBNETS = 36
 _SEED = 1_000_003  # added to the profile's, so that its own subnets are not seen again
 
 
@@ -82,7 +81,7 @@ def with_energy(
     """
     from brickyard.devices.profile import draw_subnets
 
-    configs = draw_subnets(network, _SUBNETS, seed=profile.seed + _SEED)
+    configs = draw_subnets(network, SUBNETS, seed=profile.seed + _SEED)
     # The smallest and the largest come first: both are fitted on.
     sessions = [
         open_session(network.cut(config).SerializeToString(), threads=profile.threads) for config in configs

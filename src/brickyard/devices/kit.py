@@ -24,7 +24,7 @@ _PACKAGE = Path(__file__).parents[1]
 # The empty files make packages of the folders; nothing else of brickyard is in a kit.
 _CODE = (
     "core/errors.py",
-    *("devices/fit.py", "devices/measure.py", "devices/record.py", "devices/kit_run.py"),
+    *("devices/fit.py", "devices/measure.py", "devices/record.py", "devices/energy.py", "devices/kit_run.py"),
 )
 _EMPTY = ("__init__.py", "core/__init__.py", "devices/__init__.py")
 _START = """from brickyard.devices.kit_run import main
@@ -37,7 +37,8 @@ _README = """Measures this machine for the factory {name}.
     python measure.py --threads 1 --out device.json
 
 Needs Python 3.10 or newer, numpy and onnxruntime. Nothing else should run meanwhile.
-A run that is stopped goes on when it is started again.
+A run that is stopped goes on when it is started again. With --energy the processor's energy counter is read
+too, where the machine has one.
 Take device.json back: brickyard make {name} --latency-ms X --device device.json
 """
 

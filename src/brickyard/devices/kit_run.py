@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from brickyard.core.errors import DeviceError
+from brickyard.devices.energy import POWERCAP, SUBNETS, EnergyCounter, energy_record
 from brickyard.devices.measure import (
     clock_step_ns,
     disagreement,
@@ -22,7 +23,7 @@ from brickyard.devices.measure import (
     runtime_name,
     slowdown,
 )
-from brickyard.devices.record import profile_record
+from brickyard.devices.record import predicted_ms, profile_record
 
 _FINEST = 0.02  # the clock's step, at most this share of the shortest time
 _NOISE = 0.05
@@ -39,6 +40,7 @@ def main(arguments: list[str] | None = None, *, folder: Path | None = None) -> N
     parser.add_argument("--threads", type=int, default=1, help="threads of the runtime")
     parser.add_argument("--name", help="name of the device; made from the processor if not given")
     parser.add_argument("--seconds", type=float, default=120.0, help="time after which it ends, about")
+    parser.add_argument("--energy", action="store_true", help="measure energy too (RAPL counters)")
     given = parser.parse_args(arguments)
     try:
         record = run(
@@ -47,6 +49,7 @@ def main(arguments: list[str] | None = None, *, folder: Path | None = None) -> N
             threads=given.threads,
             name=given.name,
             seconds=given.seconds,
+            energy=given.energy,
         )
     except (DeviceError, OSError) as error:
         _say(f"error: {error}")
@@ -60,7 +63,9 @@ def main(arguments: list[str] | None = None, *, folder: Path | None = None) -> N
     )
 
 
-def run(folder: Path, *, out: Path, threads: int, name: str | None, seconds: float) -> dict[str, Any]:
+def run(
+    folder: Path, *, out: Path, threads: int, name: str | None, seconds: float, energy: bool = False
+) -> dict[str, Any]:
     """Measure and write the profile.
 
     Args:
@@ -69,17 +74,19 @@ def run(folder: Path, *, out: Path, threads: int, name: str | None, seconds: flo
         threads: Threads of the runtime.
         name: Name of the device; made from the processor if None.
         seconds: No further pass starts after this time.
+        energy: Measure the energy of subnets too.
 
     Returns:
         The profile's record.
 
     Raises:
-        DeviceError: The kit is damaged or the output exists; the clock is too coarse; or the times are so
-            noisy, or the machine slowed down so much, that a profile would pretend a precision it lacks.
-            What was measured is kept, and another run adds to it.
+        DeviceError: The kit is damaged or the output exists; energy is wanted and cannot be read; the clock
+            is too coarse; or the times are so noisy, or the machine slowed down so much, that a profile would
+            pretend a precision it lacks. What was measured is kept, and another run adds to it.
     """
     if out.exists():
         raise DeviceError(f"{out} already exists; choose another file or remove it first")
+    counter = EnergyCounter(POWERCAP) if energy else None
     plan, models = _read(folder)
     state = folder / f"times-{threads}t.json"
     key = {"models": plan["models"], "runtime": runtime_name(), "processor": processor_name()}
@@ -113,6 +120,15 @@ def run(folder: Path, *, out: Path, threads: int, name: str | None, seconds: flo
             f"again; it goes on from {len(bursts[0])} passes, or remove {state.name} to start anew"
         )
     record = profile_record(plan, bursts, threads=threads, name=name)
+    if counter is not None:
+        whole = list(zip(sessions[-len(plan["subnets"]) :], plan["subnets"], strict=True))[:SUBNETS]
+        record["energy"] = energy_record(
+            [session for session, _ in whole],
+            [predicted_ms(record, config) for _, config in whole],
+            counter,
+            report=lambda done, total: _progress(f"energy of subnet {done + 1} of {total}"),
+        )
+        _progress("")
     _write(out, record)
     return record
 

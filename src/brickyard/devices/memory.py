@@ -63,8 +63,8 @@ def measure_memory(content: bytes, *, threads: int) -> int:
             )
         except subprocess.TimeoutExpired:
             raise DeviceError(
-                f"the process that measures memory was not done after {_SECONDS:g} s; repeat it when the machine "
-                "is idle, or leave the limit out"
+                f"the process that measures memory was not done after {_SECONDS:g} s; repeat it when the "
+                "machine is idle, or leave the limit out"
             ) from None
     if done.returncode:
         told = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]

@@ -84,6 +84,15 @@ def profile_record(
     }
 
 
+def predicted_ms(record: Mapping[str, Any], config: Mapping[str, Any]) -> float:
+    """Return what a profile's record predicts for a subnet, as `DeviceProfile.predict` does."""
+    total = float(record["fixed_ms"])
+    for block, table in record["blocks"].items():
+        alone = alone_ms(table, config, block)
+        total += table["factor"] * alone - (table["offset_ms"] if alone > 0 else 0.0)
+    return total
+
+
 def alone_ms(table: Mapping[str, Any], config: Mapping[str, Any], block: str) -> float:
     """Return the time of a block alone, interpolated between the numbers of bricks that were timed."""
     depth = table["depth"]
