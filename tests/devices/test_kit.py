@@ -86,7 +86,7 @@ def test_energy_where_there_is_a_counter(kit, lenient, blueprint, tmp_path, monk
     kit_run.main(["--out", str(out), "--energy", "--seconds", "0"], folder=kit)
     found, space = DeviceProfile.load(out), blueprint.space
     assert (found.energy.fitted, found.energy.held_out) == (24, 12)
-    assert found.energy.idle_watts == pytest.approx(5, rel=0.1)
+    assert found.energy.idle_watts == pytest.approx(5, rel=0.4)
     record = json.loads(out.read_text())
     for config in (space.smallest(), space.largest()):
         assert predicted_ms(record, config) == pytest.approx(found.predict(config))
