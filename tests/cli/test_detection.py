@@ -46,6 +46,17 @@ def test_a_graph_with_boxes_inside_is_evaluated_too(run, detector, tmp_path):
     assert json.loads(done.stdout)["metric"] == "ap50"
 
 
+def test_a_memory_limit_is_kept_with_the_boxes_inside(run, detector, tmp_path):
+    arguments = ("make", detector, "--task", "red", "--decode", "inside", "--json")
+    free = run(*arguments, "--measure-memory", "--out", tmp_path / "free")
+    least = run(*arguments, "--max-memory-mb", 0.001, "--out", tmp_path / "none")
+    ends = [json.loads(free.stdout)["runtime_memory_bytes"], json.loads(least.stdout)["smallest"]]
+    done = run(*arguments, "--max-memory-mb", sum(ends) / 2e6, "--out", tmp_path / "limited")
+    assert done.exit_code == 0, done.output
+    report = json.loads(done.stdout)
+    assert report["peak_memory_bytes"] < report["runtime_memory_bytes"] <= sum(ends) / 2
+
+
 def test_a_latency_limit_is_met_and_the_device_profiled(run, detector, tmp_path):
     done = run("make", detector, "--task", "red", "--latency-ms", 50, "--out", tmp_path / "fast", "--json")
     assert done.exit_code == 0, done.output

@@ -148,4 +148,7 @@ def test_headroom_and_tightening():
     limits = {"latency_ms": 1.0, "macs": 10.0, "runtime_memory_bytes": 100.0}
     assert with_headroom(limits, here=False) == {**limits, "runtime_memory_bytes": 97.0}
     assert with_headroom(limits, here=True)["latency_ms"] < 1
-    assert tightened(limits, limits, {"latency_ms": 2.0}) == {**limits, "latency_ms": pytest.approx(0.49)}
+    over = {"latency_ms": 2.0}
+    for predicted, expected in ((1.0, 0.49), (0.5, 0.245)):
+        found = tightened(limits, limits, over=over, predicted={**limits, "latency_ms": predicted})
+        assert found == {**limits, "latency_ms": pytest.approx(expected)}

@@ -20,6 +20,7 @@ from brickyard.devices.energy import POWERCAP, EnergyCounter, measure_energy
 from brickyard.devices.memory import measure_memory
 from brickyard.devices.profile import DeviceProfile
 from brickyard.export.blueprint import Blueprint
+from brickyard.export.decode import Decode, append_decode
 from brickyard.factory.records import Energy
 
 # What a first try aims at, as a share of the ceiling: medians of one file differ by a few percent from one
@@ -40,20 +41,37 @@ class Checks:
 
     def __init__(self, blueprint: Blueprint, device: DeviceProfile | None, *, threads: int) -> None:
         self.blueprint, self.device, self.threads = blueprint, device, threads
+        self._tail: Decode | None = None
+        self._lines: dict[Decode | None, tuple[list[int], list[int]]] = {}
 
-    @cached_property
+    def prepare(self, names: Collection[str], tail: Decode | None) -> None:
+        """Measure now what predictions of these limits need.
+
+        Args:
+            names: The limits.
+            tail: Decoding that is appended to files from now on; its memory is in the predictions.
+        """
+        self._tail = tail
+        if "runtime_memory_bytes" in names:
+            self._line()
+
     def _line(self) -> tuple[list[int], list[int]]:
         """Counted and measured bytes of the smallest subnet, one with half the bricks, and the largest."""
-        space = self.blueprint.space
-        halves = {
-            part.name: tuple(range(max(part.minimum, part.count // 2)))
-            for part in space
-            if isinstance(part, Subset)
-        }
-        configs = (space.smallest(), space.largest().replace(halves), space.largest())
-        counted = [self.blueprint.count(config).peak_memory_bytes for config in configs]
-        graphs = (self.blueprint.cut(config) for config in configs)
-        return counted, [self.memory(graph.SerializeToString()) for graph in graphs]
+        if self._tail not in self._lines:
+            space = self.blueprint.space
+            halves = {
+                part.name: tuple(range(max(part.minimum, part.count // 2)))
+                for part in space
+                if isinstance(part, Subset)
+            }
+            configs = (space.smallest(), space.largest().replace(halves), space.largest())
+            counted = [self.blueprint.count(config).peak_memory_bytes for config in configs]
+            graphs = [self.blueprint.cut(config) for config in configs]
+            if self._tail is not None:
+                graphs = [append_decode(graph, self._tail) for graph in graphs]
+            measured = [self.memory(graph.SerializeToString()) for graph in graphs]
+            self._lines[self._tail] = counted, measured
+        return self._lines[self._tail]
 
     def predict(self, names: Collection[str], config: Mapping[str, Any], *, peak: int) -> dict[str, Any]:
         """Predict what has to be measured in the end.
@@ -65,17 +83,12 @@ class Checks:
         """
         costs: dict[str, Any] = {}
         if "runtime_memory_bytes" in names:
-            costs["runtime_memory_bytes"] = round(float(np.interp(peak, *self._line)))
+            costs["runtime_memory_bytes"] = round(float(np.interp(peak, *self._line())))
         if "energy_mj" in names and self.device is not None:
             energy = self.device.predict_energy(config)
             assert energy is not None
             costs["energy_mj"] = energy
         return costs
-
-    def prepare(self, names: Collection[str]) -> None:
-        """Measure now what predictions of these limits need, so that it is not counted as searching."""
-        if "runtime_memory_bytes" in names:
-            _ = self._line
 
     def memory(self, content: bytes) -> int:
         """Measure the memory of a file, bytes; see `brickyard.devices.memory.measure_memory`."""
@@ -119,7 +132,11 @@ def with_headroom(limits: Mapping[str, float], *, here: bool) -> dict[str, float
 
 
 def tightened(
-    wanted: Mapping[str, float], limits: Mapping[str, float], over: Mapping[str, float]
+    wanted: Mapping[str, float],
+    limits: Mapping[str, float],
+    *,
+    over: Mapping[str, float],
+    predicted: Mapping[str, float],
 ) -> dict[str, float]:
     """Return ceilings for the next round.
 
@@ -127,9 +144,12 @@ def tightened(
         wanted: Ceilings of this round, of predictions.
         limits: Ceilings of the request.
         over: What was measured above its limit.
+        predicted: What was predicted for the file of this round, which may lie far below its ceiling.
     """
     return {
-        name: value * min(0.97, 0.98 * limits[name] / over[name]) if name in over else value
+        name: min(value, predicted[name]) * min(0.97, 0.98 * limits[name] / over[name])
+        if name in over
+        else value
         for name, value in wanted.items()
     }
 

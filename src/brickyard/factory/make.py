@@ -191,7 +191,7 @@ class Maker:
         tail = decode if inside else None
         limits = self._without_tail(limits, tail)
         wanted = with_headroom(limits, here=self.here)
-        self.checks.prepare(limits)
+        self.checks.prepare(limits, tail)
         clock.lap("prepare")
         smallest: dict[str, float] = {}
         over: dict[str, float] = {}
@@ -199,12 +199,12 @@ class Maker:
         energy: Energy | None = None
         for number in range(1, _ROUNDS + 1):
             try:
-                _, config = self.find(task, wanted, seed=seed)[0]
+                candidate, config = self.find(task, wanted, seed=seed)[0]
             except InfeasibleError:
                 if number > 1:
                     break
                 wanted = dict(limits)
-                config = self.find(task, wanted, seed=seed)[0][1]
+                candidate, config = self.find(task, wanted, seed=seed)[0]
             clock.lap("search")
             graph = self.blueprint.cut(config)
             content = graph.SerializeToString()
@@ -234,7 +234,7 @@ class Maker:
             over = {name: value for name, value in found.items() if value > limits.get(name, np.inf)}
             if not over:
                 break
-            wanted = tightened(wanted, limits, over)
+            wanted = tightened(wanted, limits, over=over, predicted=candidate.costs)
         for name in over:
             raise not_met(name, limits[name], smallest=smallest[name], rounds=number)
         weights = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in graph.graph.initializer}
