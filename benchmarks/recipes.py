@@ -31,11 +31,12 @@ def resnet56_settings(seed: int) -> BuildSettings:
         backbone_steps=1650,
         backbone_rate=1e-3,
         augment="mirror_and_shift",
+        ranking="fisher",
         train=TrainSettings(
             steps=300,
             batch_size=128,
             lowest_limit=0.2,
-            whole_share=0.2,
+            whole_share=0.3,
             anneal=0.3,
             distill=1.0,
             precision="bf16",

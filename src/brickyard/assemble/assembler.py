@@ -106,6 +106,7 @@ def initial_weights(
     block_sizes: Sequence[int],
     seed: int,
     hidden: int = 64,
+    ranking: Floats | None = None,
 ) -> dict[str, Floats]:
     """Draw the weights an assembler starts training with; every brick starts open at limit 1.
 
@@ -115,6 +116,7 @@ def initial_weights(
         block_sizes: Bricks of each block.
         seed: Seed of the draw.
         hidden: Hidden units of the small layers.
+        ranking: Logits above 0 that every task starts with, `[bricks]`; `initial_bias` if None.
 
     Returns:
         Weights by name.
@@ -128,6 +130,7 @@ def initial_weights(
         )
     rng = np.random.default_rng(seed)
     num_bricks = sum(block_sizes)
+    bias = initial_bias(block_sizes) if ranking is None else ranking.copy()
 
     def normal(rows: int, columns: int, scale: float) -> Floats:
         return (rng.standard_normal((rows, columns)) * scale).astype(np.float32)
@@ -143,14 +146,14 @@ def initial_weights(
             "hidden": normal(2 * hidden, 2 * hidden, (hidden) ** -0.5),
             "bias_hidden": zeros(2 * hidden),
             "out": normal(2 * hidden, num_bricks, 0.3 * (2 * hidden) ** -0.5),
-            "bias_out": initial_bias(block_sizes),
+            "bias_out": bias,
         }
     weights = {
         "words": np.zeros((num_words, num_bricks), dtype=np.float32),
         "limit.in.weight": normal(NUM_FEATURES, hidden, NUM_FEATURES**-0.5),
         "limit.in.bias": zeros(hidden),
         "limit.out.weight": np.zeros((hidden, num_bricks), dtype=np.float32),
-        "limit.out.bias": initial_bias(block_sizes),
+        "limit.out.bias": bias,
     }
     if kind == "low_rank":
         rank = max(4, hidden // 4)

@@ -10,7 +10,7 @@ import platform
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -24,7 +24,7 @@ from brickyard.assemble.assembly import Assembly, raise_floors
 from brickyard.assemble.ceiling import open_bricks
 from brickyard.assemble.discretise import DISCRETISERS, penalty
 from brickyard.core.errors import ArtifactError, TrainError
-from brickyard.core.files import new_folder, write_bytes, write_json, write_manifest
+from brickyard.core.files import new_folder, read_json, write_bytes, write_json, write_manifest
 from brickyard.core.network import Network
 from brickyard.core.space import block_subsets
 from brickyard.data.source import DataSource
@@ -39,8 +39,9 @@ from brickyard.networks.detection import OUTPUTS
 from brickyard.train.augment import AUGMENTATIONS, BOX_AUGMENTATIONS
 from brickyard.train.backbone import BackboneTraining
 from brickyard.train.detection import BackboneDetection, JointDetection
-from brickyard.train.joint import Ask, JointTraining, Record, TrainSettings, split_gates
+from brickyard.train.joint import Ask, Batches, JointTraining, Record, TrainSettings, split_gates
 from brickyard.train.layout import fast_layout_
+from brickyard.train.ranking import fisher_ranking
 from brickyard.train.tasks import (
     ClassQuestions,
     ObjectClassQuestions,
@@ -67,6 +68,8 @@ class BuildSettings:
         backbone_steps: Steps of stage 0 (all tasks share nested cores of bricks); 0 for none.
         backbone_rate: Peak learning rate of stage 0.
         backbone_weights: File of weights (safetensors) of the network that stage 0 starts from.
+        ranking: Which bricks a nested core opens first: `position`, the first of each block alike; or
+            `fisher`, for classifiers that come trained: those that its loss misses most.
         unseen_share: Share of the pairs of properties that are never trained, to test new combinations.
         augment: Name of an augmentation, or `none`.
         threads: Threads of torch.
@@ -79,6 +82,7 @@ class BuildSettings:
     backbone_steps: int = 4500
     backbone_rate: float = 4e-3
     backbone_weights: str | None = None
+    ranking: Literal["position", "fisher"] = "position"
     unseen_share: float = 0.2
     augment: str = "none"
     threads: int = 1
@@ -95,6 +99,8 @@ class BuildSettings:
             ("discretiser", self.discretiser, DISCRETISERS),
             ("augment", self.augment, {**AUGMENTATIONS, **BOX_AUGMENTATIONS}),
         )
+        if self.ranking not in ("position", "fisher"):
+            raise TrainError(f"ranking = {self.ranking!r} is unknown; known: position, fisher")
         for name, value, table in tables:
             if value not in table:
                 raise TrainError(f"{name} = {value!r} is unknown; known: {', '.join(table)}")
@@ -114,9 +120,19 @@ class TorchAssembler(nn.Module):
         network: The network whose blocks it opens.
         discretiser: Name of the discretiser.
         seed: Seed of the initial weights.
+        ranking: Logits that every task starts with, `[bricks]`; those of `initial_bias` if None.
     """
 
-    def __init__(self, kind: str, *, num_words: int, network: Network, discretiser: str, seed: int) -> None:
+    def __init__(
+        self,
+        kind: str,
+        *,
+        num_words: int,
+        network: Network,
+        discretiser: str,
+        seed: int,
+        ranking: npt.NDArray[np.float32] | None = None,
+    ) -> None:
         super().__init__()
         self.kind, self.discretiser = kind, discretiser
         self.subsets = block_subsets(network.space)
@@ -125,6 +141,7 @@ class TorchAssembler(nn.Module):
             num_words=num_words,
             block_sizes=[subset.count for subset in self.subsets],
             seed=seed,
+            ranking=ranking,
         )
         self.names = {name.replace(".", "_"): name for name in initial}
         self.weights = nn.ParameterDict(
@@ -163,7 +180,11 @@ class TorchAssembler(nn.Module):
 
 
 def nested_cores(
-    network: Network, costs: npt.NDArray[np.float32], fixed_cost: float
+    network: Network,
+    costs: npt.NDArray[np.float32],
+    fixed_cost: float,
+    *,
+    ranking: npt.NDArray[np.float32] | None = None,
 ) -> Callable[[npt.NDArray[np.float32]], Mapping[str, Tensor]]:
     """Return what opens, under limits, the first bricks of each block.
 
@@ -171,16 +192,18 @@ def nested_cores(
         network: The network.
         costs: Share of each brick, `[bricks]`.
         fixed_cost: Share that is always on.
+        ranking: Logits by which bricks open, `[bricks]`; those of `initial_bias` if None.
 
     Returns:
         From limits `[batch]` to gates by subset.
     """
     subsets = block_subsets(network.space)
-    ranking = raise_floors(initial_bias([subset.count for subset in subsets])[None], subsets)
+    logits = initial_bias([subset.count for subset in subsets]) if ranking is None else ranking
+    ranked = raise_floors(logits[None], subsets)
     device = next(network.parameters()).device
 
     def gates(limits: npt.NDArray[np.float32]) -> Mapping[str, Tensor]:
-        logits = np.broadcast_to(ranking, (len(limits), len(costs)))
+        logits = np.broadcast_to(ranked, (len(limits), len(costs)))
         opened = open_bricks(logits, costs, limits - np.float32(fixed_cost))
         return split_gates(torch.from_numpy(opened.astype(np.float32)).to(device), subsets)
 
@@ -234,6 +257,8 @@ def train_factory(
     work.mkdir(parents=True, exist_ok=True)
     came_trained = network is not None
     network = fast_layout_(start_network(source, settings, network))
+    if settings.ranking == "fisher" and (not came_trained or source.vocabulary.kind != "classes"):
+        raise TrainError("ranking = 'fisher' needs a trained classifier; use 'position'")
     teacher = copy.deepcopy(network).eval() if came_trained and settings.train.distill > 0 else None
     costs, fixed_cost = brick_costs(export_blueprint(network.eval()))
     if settings.train.lowest_limit <= fixed_cost:
@@ -291,6 +316,29 @@ def train_factory(
     return out
 
 
+def _ranked(
+    network: Network,
+    costs: npt.NDArray[np.float32],
+    drawn: Batches,
+    settings: BuildSettings,
+    *,
+    work: Path,
+    progress: Progress,
+) -> npt.NDArray[np.float32]:
+    """Rank the bricks by what the loss tells of them, or read the ranking of the run that goes on."""
+    file = work / "ranking.json"
+    if not file.is_file():
+        ranking = fisher_ranking(
+            network.eval(),
+            costs,
+            batches=drawn,
+            seed=settings.train.seed,
+            progress=lambda done, total: progress("rank", done, total, "worth of each brick"),
+        )
+        write_json(file, ranking.tolist())
+    return np.array(read_json(file), dtype=np.float32)
+
+
 def _remove(work: Path) -> None:
     for file in work.iterdir():
         file.unlink()
@@ -334,6 +382,10 @@ def _train(
         write_bytes(log_file, "".join(json.dumps(row) + "\n" for row in rows).encode())
         progress(stage, record.step, steps, f"loss {record.loss:.3f}, accuracy {record.accuracy:.3f}")
 
+    ranking = None
+    drawn = batches(source, train, fresh_scenes=_FRESH_SCENES, augment=box_augment)
+    if settings.ranking == "fisher":
+        ranking = _ranked(network, costs, drawn, settings, work=work, progress=progress)
     if settings.backbone_steps:
         stage0 = replace(train, steps=settings.backbone_steps, learning_rate=settings.backbone_rate)
         backbone = BackboneTraining(
@@ -343,7 +395,7 @@ def _train(
             settings=stage0,
             folder=work,
             augment=augment,
-            nested=nested_cores(network, costs, fixed_cost),
+            nested=nested_cores(network, costs, fixed_cost, ranking=ranking),
             objective=BackboneDetection(group_sizes) if detects else None,
             teacher=teacher,
             identity=identity,
@@ -357,6 +409,7 @@ def _train(
         network=network,
         discretiser=settings.discretiser,
         seed=train.seed,
+        ranking=ranking,
     )
     ask: Ask
     if split is not None:
@@ -370,7 +423,7 @@ def _train(
         assembler,
         gate=lambda tasks, limits, shares: assembler.gates(tasks, limits, shares, fixed_cost=fixed_cost),
         costs=costs,
-        batches=batches(source, train, fresh_scenes=_FRESH_SCENES, augment=box_augment),
+        batches=drawn,
         ask=ask,
         settings=joint_settings,
         folder=work,
