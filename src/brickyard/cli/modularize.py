@@ -131,6 +131,7 @@ def modularize(
         network=model,
         backbone_steps=backbone_steps,
         backbone_rate=backbone_rate,
+        ranking="position" if new_head else "fisher",
         augment=augment,
         threads=threads,
         train=TrainSettings(
