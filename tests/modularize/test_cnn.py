@@ -8,7 +8,9 @@ from torch import nn
 from torch.nn import functional as F
 
 from brickyard.core.errors import MissingExtraError, ModularizeError
-from brickyard.devices.measure import open_session, random_inputs, run_times
+from brickyard.devices.measure import run_times
+from brickyard.devices.runtimes.base import random_inputs
+from brickyard.devices.runtimes.ort import ORT
 from brickyard.export.whole import export_blueprint
 from brickyard.modularize import modularize_cnn
 from brickyard.testing import check_network
@@ -169,7 +171,7 @@ def test_grouped_convolutions_are_cut_by_whole_groups(squeezed, group_channels, 
 def assert_blocks_run(blueprint):
     """Every block alone, as a device profile times it, is a model that runs."""
     for block in blueprint.blocks:
-        session = open_session(blueprint.region_model(block, 1).SerializeToString(), threads=1)
+        session = ORT.open(blueprint.region_model(block, 1).SerializeToString(), threads=1)
         assert run_times(session, random_inputs(session), 1)
 
 

@@ -8,19 +8,29 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-from brickyard.core.errors import ArtifactError, ConfigError, DeviceError, InfeasibleError
+from brickyard.core.errors import (
+    ArtifactError,
+    ConfigError,
+    DeviceError,
+    InfeasibleError,
+    MissingExtraError,
+)
 from brickyard.core.files import sha256
 from brickyard.core.task import Task, Vocabulary
 from brickyard.devices.measure import this_device_name
 from brickyard.devices.profile import DeviceProfile
 from brickyard.devices.profile import profile as profile_device
+from brickyard.devices.runtimes import RUNTIMES, runtime_behind, runtime_named
 from brickyard.devices.table import read_table
 from brickyard.export.decode import Decode
 from brickyard.factory.boxes import detects
 from brickyard.factory.bulk import make_all, request_key
 from brickyard.factory.folder import FactoryFolder, cache_folder, find_factory
-from brickyard.factory.make import Maker, nearest_feasible, write_model
+from brickyard.factory.formats import FORMATS, Format, format_for, format_named
+from brickyard.factory.make import Maker
+from brickyard.factory.nearest import nearest_feasible
 from brickyard.factory.records import Budget, Report
+from brickyard.factory.write import write_model
 
 Progress = Callable[[int, int, str], None]
 
@@ -39,16 +49,20 @@ class Factory:
         'red_circle/model.onnx'
     """
 
-    def __init__(self, folder: FactoryFolder) -> None:
+    def __init__(self, folder: FactoryFolder, *, network: Any = None) -> None:
         self.folder = folder
-        self._makers: dict[tuple[str | None, int], Maker] = {}
+        self.own_network = network
+        self._makers: dict[tuple[str | None, int, str], Maker] = {}
 
     @classmethod
-    def load(cls, name: str | Path = "geometry") -> Factory:
+    def load(cls, name: str | Path = "geometry", *, network: Any = None) -> Factory:
         """Load a factory by folder, bundled name or hub id; its files are verified.
 
         Args:
             name: A folder, the name of a bundled factory, or `owner/name` on the Hugging Face Hub.
+            network: The `brickyard.Network` of a factory that was made from the user's own module, as
+                `brickyard.modularize` makes it again; its weights do not matter. Only the runtime `torch` and
+                the format `executorch` need it.
 
         Returns:
             The factory.
@@ -56,7 +70,7 @@ class Factory:
         Raises:
             ArtifactError: There is none of that name, or its files are altered or incomplete.
         """
-        return cls(FactoryFolder.open(find_factory(name)))
+        return cls(FactoryFolder.open(find_factory(name)), network=network)
 
     @property
     def name(self) -> str:
@@ -94,12 +108,31 @@ class Factory:
         api.create_repo(repo_id, private=private, exist_ok=True)
         return str(api.upload_folder(repo_id=repo_id, folder_path=self.folder.path).commit_url)
 
+    def _twin(self, config: Mapping[str, Any]) -> Any:
+        return self._twins(config)
+
+    @cached_property
+    def _twins(self) -> Any:
+        """What builds plain torch twins; loads torch."""
+        try:
+            from brickyard.factory.twin import Twins
+        except ImportError:
+            raise MissingExtraError("torch", extra="train") from None
+        return Twins(self.folder.path, self.own_network)
+
     def profile(
-        self, *, threads: int = 1, seed: int = 0, name: str | None = None, progress: Progress = _quiet
+        self,
+        *,
+        runtime: str = "ort",
+        threads: int = 1,
+        seed: int = 0,
+        name: str | None = None,
+        progress: Progress = _quiet,
     ) -> DeviceProfile:
         """Measure the blocks of the network on this machine.
 
         Args:
+            runtime: Name of the runtime, of `brickyard.devices.RUNTIMES`; part of the device.
             threads: Threads of the runtime; part of the device.
             seed: Seed of the subnets that the profile is fitted and tested on.
             name: Name of the device; that of this machine if None.
@@ -107,13 +140,26 @@ class Factory:
 
         Returns:
             The profile; save it with its `save`.
+
+        Raises:
+            DeviceError: The runtime is unknown or cannot run the network, or `threads` is below 1.
+            MissingExtraError: The runtime is not installed.
         """
-        return profile_device(self.folder.blueprint, threads=threads, seed=seed, name=name, progress=progress)
+        return profile_device(
+            self.folder.blueprint,
+            runtime=runtime_named(runtime),
+            twin=self._twin if runtime == "torch" else None,
+            threads=threads,
+            seed=seed,
+            name=name,
+            progress=progress,
+        )
 
     def device(
         self,
         device: str | Path | DeviceProfile | None = None,
         *,
+        runtime: str = "ort",
         threads: int = 1,
         progress: Progress = _quiet,
     ) -> DeviceProfile:
@@ -123,6 +169,7 @@ class Factory:
             device: A profile, its file, a CSV table of block times (see `brickyard.devices.table`), or the
                 name of a profile in the factory folder; None for this machine, which is profiled on first
                 use and kept in the user's cache folder.
+            runtime: Runtime on this machine, when `device` is None.
             threads: Threads of this machine, when `device` is None.
             progress: Called while this machine is profiled.
 
@@ -141,22 +188,22 @@ class Factory:
             else:
                 profile = DeviceProfile.load(inside if inside.is_file() else Path(device))
         else:
-            kept = self._kept_profile(threads)
+            kept = self._kept_profile(runtime, threads)
             if kept is not None:
                 return kept
-            profile = self.profile(threads=threads, progress=progress)
-            path = self._profile_path(threads)
+            profile = self.profile(runtime=runtime, threads=threads, progress=progress)
+            path = self._profile_path(runtime, threads)
             path.parent.mkdir(parents=True, exist_ok=True)
             profile.save(path)
         return self._fitting(profile)
 
-    def _profile_path(self, threads: int) -> Path:
-        digest = self.folder.blueprint.sha256[:12]
-        return cache_folder() / "devices" / f"{digest}-{this_device_name(threads)}.json"
+    def _profile_path(self, runtime: str, threads: int) -> Path:
+        digest, name = self.folder.blueprint.sha256[:12], this_device_name(threads, runtime_named(runtime))
+        return cache_folder() / "devices" / f"{digest}-{name}.json"
 
-    def _kept_profile(self, threads: int) -> DeviceProfile | None:
+    def _kept_profile(self, runtime: str, threads: int) -> DeviceProfile | None:
         """Return this machine's profile from the user's cache, None if there is none that can be read."""
-        path = self._profile_path(threads)
+        path = self._profile_path(runtime, threads)
         if not path.is_file():
             return None
         try:
@@ -172,11 +219,22 @@ class Factory:
             )
         return profile
 
-    def maker(self, device: DeviceProfile | None, *, threads: int = 1) -> Maker:
-        """Return what makes models for a device; kept, so that later requests find everything loaded."""
-        key = (None, threads) if device is None else (device.model_dump_json(), device.threads)
+    def maker(self, device: DeviceProfile | None, *, threads: int = 1, format: str | None = None) -> Maker:
+        """Return what makes models for a device; kept, so that later requests find everything loaded.
+
+        Args:
+            device: The device; None where none plays a part.
+            threads: Threads of this machine, when `device` is None.
+            format: Format of the models, see `make`.
+
+        Raises:
+            DeviceError: The device does not run the format.
+        """
+        form = _format(device, format)
+        known = None if device is None else device.model_dump_json()
+        key = (known, threads if device is None else device.threads, form.name)
         if key not in self._makers:
-            self._makers[key] = Maker(self.folder, device=device, threads=threads)
+            self._makers[key] = Maker(self.folder, device=device, threads=threads, form=form, twin=self._twin)
         return self._makers[key]
 
     def make(
@@ -186,6 +244,7 @@ class Factory:
         budget: Budget | Mapping[str, Any] | None = None,
         device: str | Path | DeviceProfile | None = None,
         out: str | Path,
+        format: str | None = None,
         threads: int = 1,
         seed: int = 0,
         decode: Literal["inside", "outside"] | None = None,
@@ -200,6 +259,9 @@ class Factory:
             budget: Ceilings in any combination; none gives the model that the task wants without any.
             device: Device profile that latency limits refer to, see `device`.
             out: Model folder to write; must not exist or be empty.
+            format: Format of the model's file: `onnx`, `onnx-int8`, `openvino` or `executorch`; None for what
+                the device's runtime runs, `onnx` for most. Without a device, limits on latency refer to the
+                format's runtime on this machine.
             threads: Threads of this machine, when `device` is None.
             seed: Seed of the candidates and of the scenes for quality.
             decode: For detectors, whether the graph turns its maps into boxes (`inside`) or whoever runs it
@@ -215,7 +277,9 @@ class Factory:
             TaskError: The task is not understood.
             BudgetError: A limit is malformed.
             InfeasibleError: No model fits; nothing was written.
-            DeviceError: The profile does not fit.
+            DeviceError: The profile does not fit the factory or the format.
+            ExportError: The format is unknown, or its file computes something else than the network.
+            MissingExtraError: A library that the format or the device's runtime needs is not installed.
             ArtifactError: `out` is taken.
             ConfigError: Options of detectors for a factory of another kind, or out of range.
         """
@@ -227,9 +291,26 @@ class Factory:
             raise ArtifactError(f"{target} already exists; choose another folder or remove it first")
         settings = self._decode(decode=decode, threshold=threshold, nms_iou=nms_iou)
         inside = decode == "inside"
-        profile = self._asked_device(ceilings, device, threads=threads, progress=progress)
-        key = self._key(wanted, ceilings, profile, threads=threads, seed=seed, decode=settings, inside=inside)
-        maker = self.maker(profile or self._kept_profile(threads), threads=threads)
+        profile = self._asked_device(ceilings, device, format=format, threads=threads, progress=progress)
+        key = self._key(
+            wanted,
+            ceilings,
+            profile,
+            format=format,
+            threads=threads,
+            seed=seed,
+            decode=settings,
+            inside=inside,
+        )
+        maker = self.maker(
+            profile or self._kept_for(_format(None, format), threads), threads=threads, format=format
+        )
+        if inside and not maker.production.takes_graphs:
+            raise ConfigError(
+                "decode = 'inside' is for ONNX files in runtimes of graphs; take the format onnx and a "
+                "device of such a runtime, or decode outside",
+                path="decode",
+            )
         limits = ceilings.limits(whole_macs=maker.whole.macs)
         try:
             model = maker.make(wanted, limits, seed=seed, decode=settings, inside=inside)
@@ -246,6 +327,7 @@ class Factory:
         task: str | Task | None = None,
         budget: Budget | Mapping[str, Any] | None = None,
         device: str | Path | DeviceProfile | None = None,
+        format: str | None = None,
         threads: int = 1,
         seed: int = 0,
     ) -> str:
@@ -255,21 +337,39 @@ class Factory:
         """
         wanted = task if isinstance(task, Task) else self.vocabulary.parse(task)
         ceilings = budget if isinstance(budget, Budget) else Budget(**dict(budget or {}))
-        profile = self._asked_device(ceilings, device, threads=threads)
-        return self._key(wanted, ceilings, profile, threads=threads, seed=seed, decode=self._decode())
+        profile = self._asked_device(ceilings, device, format=format, threads=threads)
+        return self._key(
+            wanted, ceilings, profile, format=format, threads=threads, seed=seed, decode=self._decode()
+        )
 
     def _asked_device(
         self,
         budget: Budget,
         device: str | Path | DeviceProfile | None,
         *,
+        format: str | None,
         threads: int,
         progress: Progress = _quiet,
     ) -> DeviceProfile | None:
         """Return the profile that a request refers to; None where no device plays a part."""
-        if budget.latency_ms is None and device is None:
+        form = _format(None, format)
+        if device is None and budget.latency_ms is None:
             return None
-        return self.device(device, threads=threads, progress=progress)
+        if device is None and form.runtime.name not in RUNTIMES:
+            raise DeviceError(
+                f"latency of {form.name} files cannot be predicted on this machine; give a table of block "
+                "times by `device`, or limit something else"
+            )
+        return self.device(
+            device,
+            runtime=form.runtime.name if device is None else "ort",
+            threads=threads,
+            progress=progress,
+        )
+
+    def _kept_for(self, form: Format, threads: int) -> DeviceProfile | None:
+        """Return this machine's profile for a format from the user's cache, None if there is none."""
+        return self._kept_profile(form.runtime.name, threads) if form.runtime.name in RUNTIMES else None
 
     def _key(
         self,
@@ -277,6 +377,7 @@ class Factory:
         budget: Budget,
         device: DeviceProfile | None,
         *,
+        format: str | None,
         threads: int,
         seed: int,
         decode: Decode | None,
@@ -288,6 +389,7 @@ class Factory:
             task=task.text,
             limits=budget.limits(whole_macs=whole.macs),
             device=device,
+            form=_format(device, format).name,
             threads=threads if device is None else device.threads,
             seed=seed,
             decode=None if decode is None else {**decode.to_json(), "inside": inside},
@@ -320,6 +422,7 @@ class Factory:
         requests: Sequence[Mapping[str, Any]],
         *,
         out: str | Path,
+        format: str | None = None,
         threads: int = 1,
         jobs: int = 1,
         progress: Progress = _quiet,
@@ -327,10 +430,12 @@ class Factory:
         """Make a model for each request.
 
         Args:
-            requests: Records with the keys `task`, `budget`, `device`, `seed`, `name`, all optional.
+            requests: Records with the keys `task`, `budget`, `device`, `format`, `seed`, `name`, all
+                optional.
             out: Folder of the model folders, each of the request's name or of a hash of its content. A
                 request that a model in it answers is not made again: its answer is the report of that model,
                 whose `files` say where it lies. So a run can be stopped and given again.
+            format: Format of models whose request names none, see `make`.
             threads: Threads of this machine.
             jobs: Requests that are worked on at the same time, each in a process of its own if several. Files
                 are measured while the others work, so leave a core for each.
@@ -342,4 +447,19 @@ class Factory:
         Raises:
             BudgetError: A request has an unknown key or an unusable name; then nothing is made.
         """
-        return make_all(self, requests, out=Path(out), threads=threads, jobs=jobs, progress=progress)
+        given = [{"format": format, **request} for request in requests]
+        return make_all(self, given, out=Path(out), threads=threads, jobs=jobs, progress=progress)
+
+
+def _format(device: DeviceProfile | None, name: str | None) -> Format:
+    """Return the format of a request, which its device must run; a device of unknown runtime runs any."""
+    runtime = None if device is None else runtime_behind(device.runtime, device.precision)
+    form = format_for(None if runtime is None else runtime.name) if name is None else format_named(name)
+    if runtime is not None and runtime.name not in form.runs_in:
+        assert device is not None
+        fitting = [known.name for known in FORMATS.values() if runtime.name in known.runs_in]
+        raise DeviceError(
+            f"device {device.name!r} was measured with {device.runtime}, {device.precision}, which does not "
+            f"run the format {form.name}; take the format {' or '.join(fitting)}, or another device"
+        )
+    return form

@@ -20,7 +20,8 @@ _NOT_COUNTED = (
     "are not in it.",
     "<b>MACs</b> are those of convolutions and linear layers; activations, pooling, additions and scalings "
     "are not counted.",
-    "<b>Memory</b> is the weights and the live activations at the worst moment, as counted from the graph; "
+    "<b>Memory</b> is the weights and the live activations at the worst moment, as counted from the graph in "
+    "32-bit numbers; "
     "the runtime's own code, buffers and packed copies of weights come on top.",
     "<b>Predictions</b> come from the device profile and the counts before the file is written; the rest "
     "is measured on, or counted from, the file itself.",
@@ -269,6 +270,24 @@ def _checks(report: Report) -> str:
     return _card("Parity and provenance", facts, "<h3>Versions</h3>", _pairs(report.versions.items()))
 
 
+def _format(report: Report) -> str:
+    check = report.format_check
+    if check is None:
+        return ""
+    facts: list[tuple[object, object]] = [
+        ("Format", report.format),
+        ("compared with", "the model in ONNX Runtime, 32-bit numbers"),
+        ("Largest difference of any score", f"{check.largest_difference:.2e} of {check.largest_score:.3g}"),
+    ]
+    if check.agreement is not None:
+        facts.append(("Answers that agree", f"{check.agreement:.1%} of {check.inputs} calibration pictures"))
+    if check.reference_quality is not None:
+        facts.append(("Quality in 32-bit numbers", f"{check.reference_quality:.4f}"))
+        facts.append(("Points lost", f"{check.drop_points:.1f}"))
+    warning = "" if check.warning is None else f'<p class="no">{xml_text(check.warning)}</p>'
+    return _card("Format of the file", warning, _pairs(facts))
+
+
 def _seconds(report: Report) -> str:
     total = report.seconds.get("total") or sum(report.seconds.values()) or 1.0
     rows = [
@@ -308,6 +327,7 @@ def render(report: Report, pictures: Sequence[Mapping[str, Any]] = ()) -> str:
         _pictures(report, pictures),
         _seconds(report),
         _checks(report),
+        _format(report),
         _files(report),
         plain,
     )
