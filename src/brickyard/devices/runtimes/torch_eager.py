@@ -142,10 +142,12 @@ def _layers() -> dict[str, Callable[..., nn.Module]]:
         "Identity": lambda given: nn.Identity(),
         "Relu": lambda given: nn.ReLU(),
         "Sigmoid": lambda given: nn.Sigmoid(),
+        "Softplus": lambda given: nn.Softplus(),
         "HardSwish": lambda given: nn.Hardswish(),
         "HardSigmoid": _hard_sigmoid,
         "Clip": lambda given, low, high: nn.Hardtanh(float(low), float(high)),
         "Pad": _pad,
+        "Resize": _resize,
     }
 
 
@@ -206,3 +208,14 @@ def _pad(given: Mapping[str, Any], pads: torch.Tensor, value: torch.Tensor | Non
         raise DeviceError("the runtime torch pads pictures with constants only; take another runtime")
     top, left, bottom, right = sides[half - 2], sides[half - 1], sides[-2], sides[-1]
     return nn.ConstantPad2d((left, right, top, bottom), 0.0 if value is None else float(value))
+
+
+def _resize(
+    given: Mapping[str, Any], roi: torch.Tensor | None = None, scales: torch.Tensor | None = None
+) -> nn.Module:
+    from torch import nn
+
+    way = (given.get("mode"), given.get("coordinate_transformation_mode"), given.get("nearest_mode"))
+    if scales is None or way != (b"nearest", b"asymmetric", b"floor"):
+        raise DeviceError("the runtime torch resizes by repeating pixels only; take another runtime")
+    return nn.Upsample(scale_factor=tuple(float(scale) for scale in scales[2:]))
