@@ -96,6 +96,12 @@ class Kept:
         """The factory."""
         return Factory.load(self.path)
 
+    def with_network(self) -> Factory:
+        """Return the factory with its network at hand where its folder cannot build it, for torch."""
+        if self.factory.folder.network["builder"]:
+            return self.factory
+        return Factory.load(self.path, network=self.fresh_network())
+
     @cached_property
     def maker(self) -> Maker:
         """What searches and cuts, without a device."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import tempfile
 from pathlib import Path
 
@@ -11,41 +12,66 @@ from _factories import Kept
 from _record import Ledger, say
 
 from brickyard.core.errors import InfeasibleError
+from brickyard.core.files import read_json
 from brickyard.core.task import Task
-from brickyard.devices.measure import measure_file
-from brickyard.factory.quality import open_session
+from brickyard.devices.measure import measure_session
+from brickyard.devices.profile import DeviceProfile
+from brickyard.devices.runtimes import RUNTIMES, Session
+from brickyard.devices.runtimes.base import Port
+from brickyard.devices.runtimes.torch_eager import ModuleSession
+from brickyard.factory import Factory
+from brickyard.factory.formats import FORMATS
 from brickyard.factory.records import Report
+from brickyard.factory.twin import load_model
 
 _TOLERATED = 1.10
 
 
-def limits(ledger: Ledger, entry: Kept, *, requests: int, threads: int) -> None:
+def limits(
+    ledger: Ledger,
+    entry: Kept,
+    *,
+    requests: int,
+    threads: int,
+    runtime: str = "ort",
+    section: str = "limits",
+    group: str = "",
+) -> DeviceProfile:
     """Make models for random feasible latency limits and measure their files again afterwards.
 
     Args:
         ledger: Takes the rows.
-        entry: A geometry factory.
+        entry: A factory.
         requests: Number of requests.
         threads: Threads of the runtime.
+        runtime: Runtime of the device; files are measured again with it. That of torch runs the twin of the
+            folder.
+        section: Section of the rows.
+        group: Group of the rows.
+
+    Returns:
+        The device's profile.
     """
-    factory = entry.factory
-    profile = factory.profile(threads=threads, seed=entry.seed)
-    seed = {"seed": entry.seed}
-    more = {**seed, "count": profile.held_out}
-    ledger.add(
-        "limits",
+    factory = entry.with_network() if runtime == "torch" else entry.factory
+    profile = factory.profile(runtime=runtime, threads=threads, seed=entry.seed)
+    common = {"seed": entry.seed, "group": group, "precision": profile.precision}
+
+    def add(method: str, metric: str, value: float, *, count: int = requests) -> None:
+        ledger.add(section, method, metric, value, count=count, **common)
+
+    add(
         "predicted latency of held-out subnets",
         "mean absolute error, share",
         profile.held_out_mape,
-        **more,
+        count=profile.held_out,
     )
+    add("noise of the profile", "share", profile.noise, count=profile.held_out)
     rng = np.random.default_rng(31 + entry.seed)
-    blueprint = factory.folder.blueprint
     whole = factory.maker(profile).whole_ms()
-    least = _measured(blueprint.cut(blueprint.space.smallest()).SerializeToString(), threads)
     wrong: list[str] = []
     failed = 0
     with tempfile.TemporaryDirectory() as name:
+        least = _least_ms(factory, profile)
         made: list[tuple[Path, float]] = []
         for number in range(requests):
             task, limit = _random_task(entry, rng), float(rng.uniform(1.1 * least, whole))
@@ -54,50 +80,93 @@ def limits(ledger: Ledger, entry: Kept, *, requests: int, threads: int) -> None:
                 report = factory.make(task=task, budget={"latency_ms": limit}, device=profile, out=out)
             except InfeasibleError as error:
                 failed += 1
-                say(f"limits: {task.text} within {limit:.4f} ms was refused: {error}")
+                say(f"{section} {group}: {task.text} within {limit:.4f} ms was refused: {error}")
                 continue
-            made.append((out / "model.onnx", limit))
-            wrong += _recount(report, out / "model.onnx")
+            made.append((out, limit))
+            wrong += _recount(report, out)
         rounds = [
-            [measure_file(path, threads=threads, seconds=0.2).p50 for path, _ in made] for _ in range(3)
+            [measured_again(folder, factory, runtime=runtime, threads=threads) for folder, _ in made]
+            for _ in range(3)
         ]
     asked = [limit for _, limit in made]
     met = np.median(rounds, axis=0).tolist()
     quietest = sum(min(times) <= limit for times, limit in zip(zip(*rounds, strict=True), asked, strict=True))
     share = sum(time <= limit for time, limit in zip(met, asked, strict=True)) / requests
-    worst = max((time / limit for time, limit in zip(met, asked, strict=True)), default=float("nan"))
-    over = sum(time > _TOLERATED * limit for time, limit in zip(met, asked, strict=True))
-    count = {**seed, "count": requests}
-    ledger.add("limits", "latency requests met, file measured again", "share", share, **count)
-    ledger.add("limits", "the same, the quietest of three rounds", "share", quietest / requests, **count)
-    ledger.add("limits", "latency requests refused though feasible", "share", failed / requests, **count)
-    ledger.add("limits", "latency requests exceeded by more than 10 %", "number", over, **count)
-    ledger.add("limits", "largest measured / requested latency", "ratio", worst, **count)
     used = [time / limit for time, limit in zip(met, asked, strict=True)]
-    ledger.add("limits", "measured / requested latency, median", "ratio", float(np.median(used)), **count)
-    ledger.add(
-        "limits", "file size, MACs or parameters that differ from the file", "number", len(wrong), **count
-    )
+    add("latency requests met, file measured again", "share", share)
+    add("the same, the quietest of three rounds", "share", quietest / requests)
+    add("latency requests refused though feasible", "share", failed / requests)
+    add("latency requests exceeded by more than 10 %", "number", sum(part > _TOLERATED for part in used))
+    add("largest measured / requested latency", "ratio", max(used, default=float("nan")))
+    add("measured / requested latency, median", "ratio", float(np.median(used)))
+    add("file size, MACs or parameters that differ from the file", "number", len(wrong))
     for text in wrong:
-        say(f"limits: {text}")
+        say(f"{section} {group}: {text}")
+    return profile
 
 
-def _measured(content: bytes, threads: int) -> float:
-    from brickyard.devices.measure import measure_session
+def measured_again(
+    folder: Path, factory: Factory, *, runtime: str, threads: int, seconds: float = 0.2
+) -> float:
+    """Open the model of a folder anew with a runtime and measure it; median, milliseconds.
 
-    return measure_session(open_session(content, threads=threads), threads=threads, seconds=0.2).p50
+    Args:
+        folder: The model folder.
+        factory: The factory that made it, with its network where the runtime is torch.
+        runtime: Name of the runtime.
+        threads: Its threads.
+        seconds: How long to time.
+    """
+    session = _open(folder, factory, runtime=runtime, threads=threads)
+    return measure_session(session, threads=threads, runtime=RUNTIMES[runtime], seconds=seconds).p50
+
+
+def _open(folder: Path, factory: Factory, *, runtime: str, threads: int) -> Session:
+    if runtime == "torch":
+        network = None if factory.folder.network["builder"] else factory.own_network
+        twin = load_model(folder, network=copy.deepcopy(network))
+        entry = Port("image", (1, *factory.folder.preprocess.shape))
+        outputs = [Port(name) for name in factory.folder.blueprint.outputs]
+        return ModuleSession(twin, entry, outputs)
+    form = FORMATS[read_json(folder / "request.json")["format"]]
+    content = (folder / form.files[0]).read_bytes()
+    return RUNTIMES[runtime].open(content, threads=threads)
+
+
+def _least_ms(factory: Factory, profile: DeviceProfile) -> float:
+    """Return the measured latency of the smallest subnet in the device's runtime."""
+    maker = factory.maker(profile)
+    smallest = maker.blueprint.space.smallest()
+    files = maker.production.files(smallest)
+    session = maker.production.timed(smallest, files, maker.production.open(files))
+    return measure_session(session, threads=profile.threads, seconds=0.2).p50
 
 
 def _random_task(entry: Kept, rng: np.random.Generator) -> Task:
-    """Draw a task of one to three properties."""
+    """Draw a task of one to three properties, or of two to five classes."""
     vocabulary = entry.vocabulary
+    if vocabulary.kind == "classes":
+        size = int(rng.integers(2, min(5, len(vocabulary.words)) + 1))
+        return vocabulary.task(rng.choice(vocabulary.words, size, replace=False).tolist())
     groups = list(vocabulary.groups.values())
     chosen = rng.choice(len(groups), int(rng.integers(1, min(3, len(groups)) + 1)), replace=False)
     return vocabulary.task([str(rng.choice(groups[place])) for place in sorted(chosen)])
 
 
-def _recount(report: Report, path: Path) -> list[str]:
-    """Count a file again, node by node, and say what differs from its report."""
+def _recount(report: Report, folder: Path) -> list[str]:
+    """Count a file again, node by node, and say what differs from its report; of other formats, its size."""
+    files = [folder / name for name in FORMATS[report.format].files]
+    found = {"file_bytes": sum(path.stat().st_size for path in files)}
+    if report.format == "onnx":
+        found.update(_counted(files[0]))
+    return [
+        f"{report.task}: {name} of the report is {getattr(report, name)}, of the file {value}"
+        for name, value in found.items()
+        if value != getattr(report, name)
+    ]
+
+
+def _counted(path: Path) -> dict[str, int]:
     model = onnx.shape_inference.infer_shapes(onnx.load(path), strict_mode=True, data_prop=True)
     weights = {tensor.name: tuple(tensor.dims) for tensor in model.graph.initializer}
     shapes = {
@@ -110,13 +179,4 @@ def _recount(report: Report, path: Path) -> list[str]:
             output = shapes[node.output[0]]
             positions = output[2:] if node.op_type == "Conv" else output[:-1]
             macs += int(np.prod(weights[node.input[1]])) * int(np.prod(positions))
-    found = {
-        "macs": macs,
-        "parameters": sum(int(np.prod(shape)) for shape in weights.values()),
-        "file_bytes": path.stat().st_size,
-    }
-    return [
-        f"{report.task}: {name} of the report is {getattr(report, name)}, of the file {value}"
-        for name, value in found.items()
-        if value != getattr(report, name)
-    ]
+    return {"macs": macs, "parameters": sum(int(np.prod(shape)) for shape in weights.values())}

@@ -10,7 +10,7 @@ import onnxruntime
 folder, pictures = Path(sys.argv[1]), np.load(sys.argv[2])  # uint8, [pictures, height, width, channels]
 labels = (folder / "labels.txt").read_text(encoding="utf-8").splitlines()
 pre = json.loads((folder / "preprocess.json").read_text(encoding="utf-8"))
-session = onnxruntime.InferenceSession(folder / "model.onnx", providers=["CPUExecutionProvider"])
+session = onnxruntime.InferenceSession(next(folder.glob("*.onnx")), providers=["CPUExecutionProvider"])
 for number, picture in enumerate(pictures):
     x = (picture * pre["scale"] - pre["mean"]) / pre["std"]
     x = x.transpose(2, 0, 1)[None].astype(np.float32)

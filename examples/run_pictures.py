@@ -26,7 +26,7 @@ def main():
     folder = Path(sys.argv[1])
     labels = (folder / "labels.txt").read_text(encoding="utf-8").splitlines()
     pre = json.loads((folder / "preprocess.json").read_text(encoding="utf-8"))
-    session = onnxruntime.InferenceSession(folder / "model.onnx", providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(next(folder.glob("*.onnx")), providers=["CPUExecutionProvider"])
     for path in sys.argv[2:]:
         x = (read(path, pre) * pre["scale"] - pre["mean"]) / pre["std"]
         x = x.transpose(2, 0, 1)[None].astype(np.float32)

@@ -126,7 +126,7 @@ def test_all_or_nothing(run, pico, tmp_path, monkeypatch):
     def fail(*_arguments: object, **_more: object) -> None:
         raise OSError("no space left")
 
-    monkeypatch.setattr("brickyard.factory.make.write_manifest", fail)
+    monkeypatch.setattr("brickyard.factory.write.write_manifest", fail)
     done = run("make", pico, "--task", "red", "--out", tmp_path / "m")
     assert done.exit_code == 1
     assert "no space left" in done.stderr
@@ -137,7 +137,7 @@ def test_interrupt_is_exit_code_130(run, pico, tmp_path, monkeypatch):
     def interrupt(*_arguments: object, **_more: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("brickyard.factory.make.render", interrupt)
+    monkeypatch.setattr("brickyard.factory.write.render", interrupt)
     done = run("make", pico, "--task", "red", "--out", tmp_path / "m")
     assert done.exit_code == 130
     assert list(tmp_path.iterdir()) == []
@@ -198,3 +198,18 @@ def test_a_table_is_a_device_too(run, pico, tmp_path):
     none = run(*arguments, "--latency-ms", "0.9", "--out", tmp_path / "n")
     assert none.exit_code == 2
     assert json.loads(none.stdout)["smallest"] == 1.0
+
+
+def test_another_format_is_written_checked_and_evaluated(run, pico, tmp_path, monkeypatch):
+    arguments = ("make", pico, "--task", "red circle", "--max-macs", "60%", "--format", "onnx-int8")
+    done = run(*arguments, "--out", tmp_path / "m")
+    assert done.exit_code == 0, done.output
+    assert "onnx-int8: scores differ by" in done.stdout
+    assert str(tmp_path / "m" / "model.int8.onnx") in done.stdout
+    data = "geometry:shapes=circle+square,colors=red+green+blue"
+    assert run("evaluate", tmp_path / "m", "--data", data, "--pictures", 20).exit_code == 0
+    monkeypatch.setattr("brickyard.factory.formats.check.WARN_POINTS", -1000.0)
+    warned = run(*arguments, "--out", tmp_path / "n")
+    assert warned.exit_code == 0
+    assert "warning: " in warned.stderr
+    assert "points of balanced accuracy are lost against 32-bit numbers" in warned.stderr

@@ -147,3 +147,28 @@ def test_making_a_model_loads_no_torch(pico, tmp_path):
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_a_runtime_is_a_device_of_its_own(run, pico, tmp_path):
+    file = tmp_path / "int8.json"
+    done = run("profile", pico, "--runtime", "ort-int8", "--out", file)
+    assert done.exit_code == 0, done.output
+    assert "-int8-1t: threads 1" in done.stdout
+    assert json.loads(file.read_text())["precision"] == "int8"
+    arguments = ("make", pico, "--task", "red", "--latency-ms", 50, "--device", file)
+    made = run(*arguments, "--out", tmp_path / "m", "--json")
+    assert made.exit_code == 0, made.output
+    answer = json.loads(made.stdout)
+    assert answer["format"] == "onnx-int8"
+    assert answer["measured_on"] == answer["device"]
+    odd = run(*arguments, "--format", "onnx", "--out", tmp_path / "n")
+    assert odd.exit_code == 1
+    assert "does not run the format onnx" in odd.stderr
+    assert "tpu" in run("profile", pico, "--runtime", "tpu", "--out", tmp_path / "x.json").stderr
+
+
+def test_kits_are_for_onnx_runtime(run, pico, tmp_path):
+    done = run("profile", pico, "--runtime", "torch", "--kit", tmp_path / "kit.zip")
+    assert done.exit_code == 1
+    assert "a kit measures with onnxruntime, not with torch" in done.stderr
+    assert list(tmp_path.iterdir()) == []

@@ -149,3 +149,18 @@ def test_several_at_a_time_give_the_same_answers_in_order(run, pico, tmp_path):
 def test_jobs_out_of_range_are_refused(pico, tmp_path):
     with pytest.raises(BudgetError, match="jobs = 0 is not allowed"):
         list(Factory.load(pico).make_all([{"task": "red"}], out=tmp_path / "out", jobs=0))
+
+
+def test_requests_may_name_a_format(run, pico, tmp_path):
+    file = tmp_path / "requests.jsonl"
+    lines = [{"task": "red", "format": "onnx-int8", "name": "a"}, {"task": "red", "name": "b"}]
+    file.write_text("\n".join(map(json.dumps, lines)))
+    done = run("make", pico, "--requests", file, "--out", tmp_path / "out")
+    assert done.exit_code == 0, done.output
+    assert (tmp_path / "out" / "a" / "model.int8.onnx").is_file()
+    assert (tmp_path / "out" / "b" / "model.onnx").is_file()
+    file.write_text(json.dumps({"task": "red", "format": "tflite"}))
+    odd = run("make", pico, "--requests", file, "--out", tmp_path / "none")
+    assert odd.exit_code == 1
+    assert "line 1: format 'tflite' is unknown" in odd.stderr
+    assert not (tmp_path / "none").exists()

@@ -10,7 +10,7 @@ from onnx import helper
 from brickyard.core.errors import DeviceError
 from brickyard.devices import energy
 from brickyard.devices.energy import EnergyCounter, energy_record, fit_energy, measure_energy
-from brickyard.devices.measure import open_session
+from brickyard.devices.runtimes.ort import ORT
 
 RANGE = 4_000_000
 
@@ -48,7 +48,7 @@ def multiplying(repeats):
     ]
     graph = helper.make_graph(nodes, "products", [entry], [result])
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
-    return open_session(model.SerializeToString(), threads=1)
+    return ORT.open(model.SerializeToString(), threads=1)
 
 
 def test_packages_are_added_and_their_parts_and_twins_are_not(tmp_path):

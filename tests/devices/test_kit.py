@@ -16,6 +16,7 @@ from brickyard.core.errors import DeviceError
 from brickyard.devices import DeviceProfile, energy, kit_run
 from brickyard.devices.kit import write_kit
 from brickyard.devices.record import predicted_ms
+from brickyard.devices.runtimes import RUNTIMES
 
 torch = pytest.importorskip("torch")
 
@@ -183,3 +184,17 @@ def test_a_taken_file_is_left_alone(kit, tmp_path):
     with pytest.raises(DeviceError, match="already exists"):
         measure(kit, tmp_path / "device.json")
     assert (tmp_path / "device.json").read_text() == "mine"
+
+
+def test_a_kit_of_quantised_models_says_so(lenient, blueprint, tmp_path):
+    assert write_kit(blueprint, tmp_path / "kit.zip", seed=0, name="pico", runtime=RUNTIMES["ort-int8"]) > 80
+    with zipfile.ZipFile(tmp_path / "kit.zip") as content:
+        content.extractall(tmp_path)
+        model = onnx.load_model_from_string(content.read("kit/models/0000.onnx"))
+    assert "QuantizeLinear" in {node.op_type for node in model.graph.node}
+    kit_run.run(tmp_path / "kit", out=tmp_path / "device.json", threads=1, name=None, seconds=0.0)
+    found = DeviceProfile.load(tmp_path / "device.json")
+    assert found.precision == "int8"
+    assert found.name.endswith("-int8-1t")
+    with pytest.raises(DeviceError, match="a kit measures with onnxruntime, not with openvino"):
+        write_kit(blueprint, tmp_path / "no.zip", seed=0, name="pico", runtime=RUNTIMES["openvino"])

@@ -7,6 +7,8 @@ from onnx import TensorProto, helper
 
 from brickyard.core.errors import DeviceError
 from brickyard.devices import measure
+from brickyard.devices.runtimes.base import random_inputs
+from brickyard.devices.runtimes.ort import ORT
 
 
 def content() -> bytes:
@@ -20,7 +22,7 @@ def content() -> bytes:
 
 
 def test_record_of_a_measurement():
-    found = measure.measure_session(measure.open_session(content(), threads=1), threads=1, seconds=0.01)
+    found = measure.measure_session(ORT.open(content(), threads=1), threads=1, seconds=0.01)
     assert 0 < found.p10 <= found.p20 <= found.p50 <= found.p90
     assert (found.threads, found.bursts) == (1, 4)
     assert 30 <= found.runs <= 300
@@ -31,7 +33,7 @@ def test_record_of_a_measurement():
 def test_the_quietest_burst_counts(monkeypatch):
     bursts = iter([[2.0] * 5, [3.0] * 40, [1.0, 1.0, 1.0, 9.0] * 10, [2.0] * 40])
     monkeypatch.setattr(measure, "run_times", lambda session, inputs, runs: next(bursts))
-    session = measure.open_session(content(), threads=1)
+    session = ORT.open(content(), threads=1)
     found = measure.measure_session(session, threads=1, bursts=3)
     assert (found.p50, found.p90) == (1.0, 9.0)
 
@@ -47,8 +49,8 @@ def test_file_and_errors(tmp_path):
 
 
 def test_inputs_are_seeded():
-    session = measure.open_session(content(), threads=1)
-    first, again, other = (measure.random_inputs(session, seed=seed)["image"] for seed in (0, 0, 1))
+    session = ORT.open(content(), threads=1)
+    first, again, other = (random_inputs(session, seed=seed)["image"] for seed in (0, 0, 1))
     assert first.shape == (1, 3, 4, 4)
     assert first.dtype == np.float32
     assert np.array_equal(first, again)

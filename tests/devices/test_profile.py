@@ -13,7 +13,7 @@ import pytest
 from brickyard.core.decision import Choice, Subset
 from brickyard.core.errors import DeviceError
 from brickyard.core.space import Space
-from brickyard.devices import DeviceProfile, profile, this_device_name
+from brickyard.devices import DeviceProfile, Runtime, profile, this_device_name
 
 module = importlib.import_module("brickyard.devices.profile")
 
@@ -56,6 +56,18 @@ class Device:
         return ("depth", 1) if block == "second" else None
 
 
+class MadeUp(Runtime):
+    """A runtime whose sessions are the times themselves."""
+
+    name, library, short, precision = "made-up", "made-up", "mu", "int8"
+
+    def version(self) -> str:
+        return "7"
+
+    def open(self, content: Any, *, threads: int, twin: Any = None) -> Any:
+        return content
+
+
 @pytest.fixture
 def known(monkeypatch) -> DeviceProfile:
     def timed(
@@ -64,9 +76,8 @@ def known(monkeypatch) -> DeviceProfile:
         report(0, 1)
         return [np.full((2, 5), ms) * [[1.0], [3.0]] for ms in sessions]
 
-    monkeypatch.setattr(module, "open_session", lambda content, threads: content)
     monkeypatch.setattr(module, "round_robin", timed)
-    return profile(Device(), threads=1, seed=0, name="made-up")
+    return profile(Device(), runtime=MadeUp(), threads=1, seed=0, name="made-up")
 
 
 def test_subnets_are_predicted(known: DeviceProfile):
@@ -128,9 +139,31 @@ def test_missing_and_broken_files_are_refused(tmp_path):
         DeviceProfile.load(tmp_path / "text.json")
 
 
+def test_runtime_and_precision_are_part_of_the_device(monkeypatch, known: DeviceProfile):
+    assert (known.runtime, known.precision, known.threads) == ("made-up 7", "int8", 1)
+    named = profile(Device(), runtime=MadeUp(), threads=2, seed=0)
+    assert named.name == this_device_name(2, MadeUp())
+
+
+def test_twins_are_those_of_the_whole_subnets(known: DeviceProfile):
+    """Blocks alone have none; each subnet has its own, built when the runtime asks for it."""
+    asked: list[Any] = []
+
+    class Modules(MadeUp):
+        def open(self, content: Any, *, threads: int, twin: Any = None) -> Any:
+            asked.append(None if twin is None else twin())
+            return content
+
+    profile(Device(), runtime=Modules(), twin=lambda config: config, threads=1, seed=0)
+    assert asked[: 6 + 2 * 12] == [None] * 30
+    assert len(asked) == 30 + 80
+    assert asked[30] == Device().space.smallest()
+    assert asked[31] == Device().space.largest()
+
+
 def test_progress_rises_to_its_end(monkeypatch, known: DeviceProfile):
     seen = []
-    profile(Device(), threads=1, seed=0, progress=lambda *step: seen.append(step))
+    profile(Device(), runtime=MadeUp(), threads=1, seed=0, progress=lambda *step: seen.append(step))
     assert [done for done, _, _ in seen] == sorted(done for done, _, _ in seen)
     total = 2 * (6 + 2 * 12 + 80)
     assert seen[0] == (0, total, "opening blocks and subnets")
@@ -141,6 +174,7 @@ def test_threads_are_checked_and_named():
     with pytest.raises(DeviceError, match="threads = 0 is not allowed"):
         profile(Device(), threads=0, seed=0)
     assert this_device_name(2).endswith("-fp32-2t")
+    assert this_device_name(2, MadeUp()).endswith("-mu7-int8-2t")
     assert this_device_name(1) == this_device_name(1).lower()
 
 

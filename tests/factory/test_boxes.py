@@ -2,15 +2,19 @@
 
 import json
 import xml.etree.ElementTree as ElementTree
+from importlib.util import find_spec
 
 import numpy as np
 import onnx
 import pytest
 import torch
 
-from brickyard.core.errors import ConfigError, TrainError
+from brickyard.core.errors import ConfigError, ExportError, TrainError
 from brickyard.data.examples import Preprocess
 from brickyard.data.source import load_data
+from brickyard.devices.measure import processor_name
+from brickyard.devices.runtimes import RUNTIMES
+from brickyard.devices.runtimes.base import random_inputs
 from brickyard.export.decode import Decode
 from brickyard.factory.boxes import boxes_of, detect
 from brickyard.factory.build import BuildSettings, train_factory
@@ -187,3 +191,49 @@ def test_letterboxes_know_where_points_come_to_lie():
     preprocess = Preprocess(48, 64, 3, (0, 0, 0), (1, 1, 1), crop="letterbox")
     assert preprocess.placement(100, 100) == (0.48, 0.48, 8.0, 0.0)
     assert Preprocess(48, 64, 3, (0, 0, 0), (1, 1, 1)).placement(32, 32) == (2.0, 1.5, 0.0, 0.0)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "onnx-int8",
+        pytest.param("openvino", marks=pytest.mark.skipif(find_spec("openvino") is None, reason="an extra")),
+    ],
+)
+def test_detectors_are_written_in_other_formats(shapes, tmp_path, name):
+    out = tmp_path / "model"
+    report = shapes.make(task="red circle", budget={"max_macs": "80%"}, format=name, out=out)
+    check = report.format_check
+    assert (report.format, check.agreement, check.inputs) == (name, None, 32)
+    assert check.largest_difference <= (0.1 if name == "onnx-int8" else 1e-4) * max(1, check.largest_score)
+    assert (out / "decode.json").is_file()
+    with pytest.raises(ConfigError, match="decode = 'inside' is for ONNX files"):
+        shapes.make(task="red circle", format=name, decode="inside", out=tmp_path / "inside")
+    assert not (tmp_path / "inside").exists()
+
+
+def test_detectors_run_as_torch_twins(shapes, board, tmp_path):
+    device = board(shapes).model_copy(
+        update={"runtime": "torch 1", "processor": processor_name(), "name": "torch"}
+    )
+    report = shapes.make(task="red", budget={"latency_ms": 1000}, device=device, out=tmp_path / "model")
+    assert "-torch" in report.measured_on
+    graph = (tmp_path / "model" / "model.onnx").read_bytes()
+    for runtime in ("openvino", "torch"):
+        if find_spec(runtime) is None:
+            continue
+        session, reference = (RUNTIMES[kind].open(graph, threads=1) for kind in (runtime, "ort"))
+        names = [entry.name for entry in reference.get_outputs()]
+        assert [entry.name for entry in session.get_outputs()] == names
+        inputs = random_inputs(reference)
+        for wanted in (None, names[::-1]):
+            for found, expected in zip(
+                session.run(wanted, inputs), reference.run(wanted, inputs), strict=True
+            ):
+                assert np.abs(found - expected).max() <= 1e-4 * max(1, np.abs(expected).max())
+
+
+def test_executorch_is_not_for_detectors(shapes, tmp_path):
+    with pytest.raises(ExportError, match="for models of one output, which detectors are not"):
+        shapes.make(task="red", format="executorch", out=tmp_path / "model")
+    assert list(tmp_path.iterdir()) == []

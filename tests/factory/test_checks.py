@@ -1,17 +1,24 @@
 """Limits on memory and energy: kept by measurement here, by prediction elsewhere, refused with the reason."""
 
 import sys
+import time
+from functools import partial
+from importlib.util import find_spec
 from types import SimpleNamespace
 
 import pytest
 
 from brickyard.core.errors import DeviceError, InfeasibleError
 from brickyard.core.files import read_json
+from brickyard.devices import energy
 from brickyard.devices.energy import EnergyUse
 from brickyard.devices.energy_model import EnergyModel
 from brickyard.devices.measure import processor_name
+from brickyard.devices.runtimes import RUNTIMES
+from brickyard.devices.runtimes.torch_eager import ModuleSession
 from brickyard.factory.checks import tightened, with_headroom
 from brickyard.factory.factory import Factory
+from brickyard.factory.formats.production import Production
 from brickyard.factory.make import Maker
 from brickyard.factory.records import Report
 
@@ -80,9 +87,7 @@ def test_a_file_that_takes_more_than_predicted_is_made_smaller(factory, monkeypa
     assert (model.rounds, model.memory) == (2, 1_200_000)
     assert made[1] < made[0]
     monkeypatch.setattr("brickyard.factory.checks.measure_memory", lambda content, *, threads: 2_500_000)
-    with pytest.raises(
-        InfeasibleError, match=r"in 3 rounds: the smallest file took 2.5e\+06 bytes"
-    ) as caught:
+    with pytest.raises(InfeasibleError, match=r"in 3 rounds: the smallest file took 2500000 bytes") as caught:
         maker.make(task, {"runtime_memory_bytes": 2_000_000.0}, seed=0)
     assert caught.value.smallest == 2_500_000
     assert smallest != largest
@@ -152,3 +157,116 @@ def test_headroom_and_tightening():
     for predicted, expected in ((1.0, 0.49), (0.5, 0.245)):
         found = tightened(limits, limits, over=over, predicted={**limits, "latency_ms": predicted})
         assert found == {**limits, "latency_ms": pytest.approx(expected)}
+
+
+def test_memory_of_8_bits_is_that_of_the_very_file(factory, tmp_path, monkeypatch):
+    seen = []
+
+    def size(content, *, threads):
+        seen.append(content)
+        return len(content)
+
+    monkeypatch.setattr("brickyard.factory.checks.measure_memory", size)
+    made = factory.make(task="red", format="onnx-int8", measure_memory=True, out=tmp_path / "a")
+    assert seen == [(tmp_path / "a" / "model.int8.onnx").read_bytes()]
+    assert made.runtime_memory_bytes == made.file_bytes
+    limit = 0.8 * made.file_bytes
+    small = factory.make(
+        task="red", format="onnx-int8", budget={"max_memory_mb": limit / 1e6}, out=tmp_path / "b"
+    )
+    assert seen[-1] == (tmp_path / "b" / "model.int8.onnx").read_bytes()
+    assert small.runtime_memory_bytes == small.file_bytes <= limit
+    assert small.binding_limit == "runtime_memory_bytes"
+
+
+@pytest.mark.parametrize("name", ["openvino", "executorch"])
+def test_memory_of_files_that_onnx_runtime_does_not_run_is_refused(factory, tmp_path, name):
+    message = rf"ONNX Runtime, which does not run the format {name}; take the format onnx or onnx-int8, or"
+    for asked in ({"budget": {"max_memory_mb": 1}}, {"measure_memory": True}):
+        with pytest.raises(DeviceError, match=message):
+            factory.make(task="red", format=name, out=tmp_path / "m", **asked)
+    with pytest.raises(DeviceError, match=message):
+        factory.request_key(task="red", format=name, budget={"max_memory_mb": 1})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_of_another_format_that_is_larger_than_estimated_is_made_smaller(
+    factory, tmp_path, monkeypatch
+):
+    whole = factory.make(task="red", format="onnx-int8", out=tmp_path / "whole").file_bytes
+    real = Production.file_bytes
+    monkeypatch.setattr(Production, "file_bytes", lambda self, counts: round(0.8 * real(self, counts)))
+    limit = round(0.85 * whole)
+    made = factory.make(
+        task="red", format="onnx-int8", budget={"max_file_mb": limit / 1e6}, out=tmp_path / "m"
+    )
+    assert made.rounds > 1
+    assert made.file_bytes <= limit
+    monkeypatch.setattr("brickyard.factory.make.size_of", lambda files: 10**6)
+    with pytest.raises(
+        InfeasibleError,
+        match=rf"file_bytes = {limit} was .* the smallest file took 1000000 bytes; allow that$",
+    ):
+        factory.make(
+            task="red", format="onnx-int8", budget={"max_file_mb": limit / 1e6}, out=tmp_path / "none"
+        )
+    assert not (tmp_path / "none").exists()
+
+
+@pytest.fixture
+def powercap(tmp_path, monkeypatch):
+    """A made-up machine of 5 watts: its counter is the clock."""
+    zone = tmp_path / "powercap" / "intel-rapl:0"
+    zone.mkdir(parents=True)
+    (zone / "name").write_text("package-0")
+    monkeypatch.setattr(
+        energy,
+        "_number",
+        lambda file: int(5e6 * time.perf_counter()) if file.name == "energy_uj" else 10**11,
+    )
+    for module in ("checks", "factory"):
+        monkeypatch.setattr(f"brickyard.factory.{module}.POWERCAP", zone.parent)
+    monkeypatch.setattr("brickyard.devices.energy_model.SUBNETS", 6)
+    monkeypatch.setattr(
+        "brickyard.devices.energy_model.energy_record", partial(energy.energy_record, seconds=0.01)
+    )
+
+
+@pytest.mark.parametrize("name", RUNTIMES)
+def test_energy_is_measured_with_the_runtime_of_the_device(
+    factory, board, powercap, tmp_path, monkeypatch, name
+):
+    runtime = RUNTIMES[name]
+    if find_spec(runtime.library) is None:
+        pytest.skip("an extra")
+    here = board(factory).model_copy(
+        update={
+            "runtime": runtime.full_name(),
+            "precision": runtime.precision,
+            "processor": processor_name(),
+        }
+    )
+    opened, measured = [], []
+    real, real_measure = type(runtime).open, energy.measure_energy
+
+    def watched(self, content, **options):
+        session = real(self, content, **options)
+        if self.precision == runtime.precision:
+            opened.append(session)
+        return session
+
+    def measure(session, counter, **options):
+        measured.append(session)
+        return real_measure(session, counter, **{**options, "seconds": 0.01})
+
+    monkeypatch.setattr("brickyard.factory.factory.profile_device", lambda network, **options: here)
+    monkeypatch.setattr(type(runtime), "open", watched)
+    for module in ("devices.energy", "factory.checks"):
+        monkeypatch.setattr(f"brickyard.{module}.measure_energy", measure)
+    profile = factory.profile(runtime=name, energy=True)
+    assert profile.energy.held_out == 2
+    assert opened[-6:] == measured
+    report = factory.make(task="red", budget={"energy_mj": 1000}, device=profile, out=tmp_path / "m")
+    assert 0 < report.energy.mj < 1000
+    assert measured[-1] in opened
+    assert isinstance(measured[-1], ModuleSession) == (name == "torch")

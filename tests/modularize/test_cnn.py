@@ -8,7 +8,9 @@ from torch import nn
 from torch.nn import functional as F
 
 from brickyard.core.errors import MissingExtraError, ModularizeError
-from brickyard.devices.measure import open_session, random_inputs, run_times
+from brickyard.devices.measure import run_times
+from brickyard.devices.runtimes.base import random_inputs
+from brickyard.devices.runtimes.ort import ORT
 from brickyard.export.whole import export_blueprint
 from brickyard.modularize import modularize_cnn
 from brickyard.testing import check_network
@@ -167,10 +169,13 @@ def test_grouped_convolutions_are_cut_by_whole_groups(squeezed, group_channels, 
 
 
 def assert_blocks_run(blueprint):
-    """Every block alone, as a device profile times it, is a model that runs."""
+    """Every block alone, as a device profile times it, is a model with the bricks' weights that runs."""
     for block in blueprint.blocks:
-        session = open_session(blueprint.region_model(block, 1).SerializeToString(), threads=1)
+        model = blueprint.region_model(block, 1)
+        session = ORT.open(model.SerializeToString(), threads=1)
         assert run_times(session, random_inputs(session), 1)
+        cut = {name for name, cuts in blueprint.cuts.items() if block in {cut.decision for cut in cuts}}
+        assert cut <= {tensor.name for tensor in model.graph.initializer}
 
 
 class Downsample(Block):
@@ -278,6 +283,7 @@ def test_classifiers_of_transformers_are_split_and_cut(family):
     largest, smallest = made.network.space.largest(), made.network.space.smallest()
     blueprint = export_blueprint(made.network, samples=2)
     assert 0 < blueprint.count(smallest).macs < blueprint.count(largest).macs
+    assert_blocks_run(blueprint)
     if (
         family != "MobileNetV2Config"
     ):  # 26 decisions: the export has checked it, the whole contract takes long

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from brickyard.cli.talk import Meter, complain, emit, say
+from brickyard.cli.talk import Meter, complain, emit, say, warn
 from brickyard.core.errors import InfeasibleError
 
 if TYPE_CHECKING:
@@ -45,6 +45,15 @@ def make(
             "this machine, profiled on first use.",
         ),
     ] = None,
+    format: Annotated[
+        Literal["onnx", "onnx-int8", "openvino", "executorch"] | None,
+        typer.Option(
+            help="Format of the model's file. onnx-int8 is quantised on the factory's calibration inputs; "
+            "openvino and executorch need their extras. Default: what the device's runtime runs, onnx for "
+            "most.",
+            show_default=False,
+        ),
+    ] = None,
     max_macs: Annotated[
         str | None,
         typer.Option(
@@ -56,14 +65,15 @@ def make(
         int | None, typer.Option(metavar="N", help="Ceiling on the parameters.")
     ] = None,
     max_file_mb: Annotated[
-        float | None, typer.Option(metavar="X", help="Ceiling on the size of model.onnx, in 10^6 bytes.")
+        float | None,
+        typer.Option(metavar="X", help="Ceiling on the size of the model's file, in 10^6 bytes."),
     ] = None,
     max_memory_mb: Annotated[
         float | None,
         typer.Option(
             metavar="X",
             help="Ceiling on the peak of memory that the file takes in ONNX Runtime, measured in a process "
-            "of its own, in 10^6 bytes.",
+            "of its own, in 10^6 bytes; for the formats onnx and onnx-int8.",
         ),
     ] = None,
     energy_mj: Annotated[
@@ -82,8 +92,8 @@ def make(
         Path | None,
         typer.Option(
             metavar="FILE.jsonl",
-            help="Make a model for each line: a JSON object with the keys task, budget, device, seed, name, "
-            "all optional. Identical requests are made once; a run that was stopped goes on.",
+            help="Make a model for each line: a JSON object with the keys task, budget, device, format, "
+            "seed, name, all optional. Identical requests are made once; a run that was stopped goes on.",
         ),
     ] = None,
     jobs: Annotated[
@@ -128,8 +138,9 @@ def make(
 ) -> None:
     """Make a model for a task within a budget, without training.
 
-    Writes a folder with model.onnx, its plain torch twin, labels, preprocessing, and a report.
-    Exit code 2: no model fits; the binding limit, its smallest value and the nearest model are told.
+    Writes a folder with model.onnx, or files of another format, its plain torch twin, labels, preprocessing,
+    and a report. Exit code 2: no model fits; the binding limit, its smallest value and the nearest model are
+    told.
     """
     from brickyard.factory.factory import Factory
     from brickyard.factory.records import Budget
@@ -162,7 +173,7 @@ def make(
                 "tasks and limits stand in the file; leave their options and --measure-memory out",
                 param_hint="--requests",
             )
-        defaults = {"device": device, "seed": seed}
+        defaults = {"device": device, "format": format, "seed": seed}
         _make_all(
             Factory.load(factory), requests, defaults, out=out, threads=threads or 1, jobs=jobs, json=json
         )
@@ -175,6 +186,7 @@ def make(
                 task=task,
                 budget=budget,
                 device=device,
+                format=format,
                 out=out,
                 threads=threads or 1,
                 seed=seed,
@@ -191,6 +203,8 @@ def make(
         from brickyard.cli.summary import summary
 
         typer.echo(summary(report))
+    if report.format_check is not None and report.format_check.warning is not None:
+        warn(report.format_check.warning)
 
 
 def _tell_infeasible(error: InfeasibleError, *, task: str | None, limits: dict[str, Any], json: bool) -> None:
@@ -237,6 +251,8 @@ def _make_all(
                 emit(answer)
             elif answer["feasible"]:
                 typer.echo(_row(answer))
+            if answer["feasible"] and (answer["format_check"] or {}).get("warning"):
+                warn(f"line {line}: {answer['format_check']['warning']}")
     if failed:
         complain(f"{len(failed)} of {len(requests)} requests failed")
         for reason in failed:

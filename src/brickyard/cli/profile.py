@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -30,6 +30,13 @@ def profile(
             "numpy and onnxruntime are needed.",
         ),
     ] = None,
+    runtime: Annotated[
+        Literal["ort", "ort-int8", "openvino", "torch"],
+        typer.Option(
+            help="What runs the models; part of the device. ort: ONNX Runtime, 32-bit numbers; ort-int8: the "
+            "same with models quantised to 8-bit integers; openvino and torch need their extras."
+        ),
+    ] = "ort",
     threads: Annotated[
         int, typer.Option(metavar="N", min=1, help="Threads of the runtime; part of the device.")
     ] = 1,
@@ -44,7 +51,7 @@ def profile(
         typer.Option("--energy", help="Measure energy too, by the energy counter of the processor (RAPL)."),
     ] = False,
 ) -> None:
-    """Measure this machine, so that latency can be limited.
+    """Measure this machine with a runtime, so that latency can be limited.
 
     The profile fits this factory alone. Take the file wherever models for this machine are made:
     `brickyard make --device DEVICE.json`. Nothing else should run meanwhile. A machine without brickyard is
@@ -65,13 +72,21 @@ def profile(
     loaded = Factory.load(factory)
     target.parent.mkdir(parents=True, exist_ok=True)
     if kit is not None:
+        from brickyard.devices import runtime_named
         from brickyard.devices.kit import write_kit
 
-        count = write_kit(loaded.folder.blueprint, kit, seed=seed, name=loaded.folder.name)
+        count = write_kit(
+            loaded.folder.blueprint,
+            kit,
+            seed=seed,
+            name=loaded.folder.name,
+            runtime=runtime_named(runtime),
+        )
         typer.echo(f"kit        {kit}: {count} models. There: unzip, then python kit/measure.py")
         return
     with Meter() as meter:
         measured = loaded.profile(
+            runtime=runtime,
             threads=threads,
             seed=seed,
             name=name,
@@ -79,7 +94,10 @@ def profile(
             progress=lambda done, total, text: meter("profile", done, total, text),
         )
     measured.save(target)
-    typer.echo(f"{measured.name}: threads {measured.threads}, {measured.processor}, {measured.runtime}")
+    typer.echo(
+        f"{measured.name}: threads {measured.threads}, {measured.processor}, {measured.runtime}, "
+        f"{measured.precision}"
+    )
     assert measured.held_out_mape is not None
     typer.echo(f"  error      {measured.held_out_mape:.1%} on {measured.held_out} subnets that were held out")
     if measured.energy is not None:

@@ -9,17 +9,18 @@ from typing import Any
 from brickyard.core.errors import BrickyardError, BudgetError
 from brickyard.core.files import read_json
 from brickyard.core.task import Vocabulary
+from brickyard.factory.formats import format_named
 from brickyard.factory.records import Budget
 
-_KEYS = ("task", "budget", "device", "seed", "name")
+_KEYS = ("task", "budget", "device", "format", "seed", "name")
 
 
 def read_requests(file: Path, vocabulary: Vocabulary, *, out: Path) -> list[tuple[int, dict[str, Any]]]:
     """Read and check all requests of a file.
 
     Args:
-        file: One JSON object per line with the keys `task`, `budget`, `device`, `seed`, `name`, all optional;
-            empty lines are skipped.
+        file: One JSON object per line with the keys `task`, `budget`, `device`, `format`, `seed`, `name`, all
+            optional; empty lines are skipped.
         vocabulary: The words that tasks may have.
         out: Parent of the model folders; a model of another request that lies there already is refused.
 
@@ -65,7 +66,8 @@ def _request(line: str, vocabulary: Vocabulary) -> dict[str, Any]:
         raise BudgetError(f"not JSON ({error})") from None
     if not isinstance(record, dict) or not set(record) <= set(_KEYS):
         raise BudgetError(f"{line.strip()[:80]!r} is not an object with keys among {', '.join(_KEYS)}")
-    for key, kind in {"task": str, "budget": dict, "device": str, "seed": int, "name": str}.items():
+    kinds = {"task": str, "budget": dict, "device": str, "format": str, "seed": int, "name": str}
+    for key, kind in kinds.items():
         if record.get(key) is not None and (
             not isinstance(record[key], kind) or isinstance(record[key], bool)
         ):
@@ -75,6 +77,8 @@ def _request(line: str, vocabulary: Vocabulary) -> dict[str, Any]:
         raise BudgetError(f"name = {name!r} is not the plain name of a folder")
     vocabulary.parse(record.get("task"))
     Budget(**(record.get("budget") or {}))
+    if record.get("format") is not None:
+        format_named(record["format"])
     return record
 
 

@@ -62,6 +62,21 @@ def summary(report: Report) -> str:
         rows.append(
             ("quality", "not measured: no labelled pictures, or run: pip install 'brickyard[detection]'")
         )
+    check = report.format_check
+    if check is not None:
+        lost = (
+            ""
+            if check.drop_points is None
+            else f"; {check.drop_points:.1f} points lost against 32-bit numbers"
+        )
+        agree = "" if check.agreement is None else f", {check.agreement:.1%} of {check.inputs} answers agree"
+        rows.append(
+            (
+                "format",
+                f"{report.format}: scores differ by {check.largest_difference:.1e} of "
+                f"{check.largest_score:.3g} at most{agree}{lost}",
+            )
+        )
     rows += [
         ("made in", f"{report.seconds['total']:.2f} s, parity error {report.parity_error:.1e}"),
         ("model", report.files["model"]),

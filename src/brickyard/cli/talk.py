@@ -30,6 +30,12 @@ def complain(text: str) -> None:
     typer.echo(" ".join(text.split()), err=True)
 
 
+def warn(text: str) -> None:
+    """Print a warning on stderr, on one line."""
+    typer.secho("warning: ", fg="yellow", bold=True, nl=False, err=True)
+    typer.echo(" ".join(text.split()), err=True)
+
+
 def emit(record: Any) -> None:
     """Print a record as one line of JSON on stdout, at once."""
     typer.echo(json.dumps(record, allow_nan=False))

@@ -16,10 +16,9 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import onnxruntime
 
 from brickyard.core.errors import DeviceError
-from brickyard.devices.measure import random_inputs
+from brickyard.devices.runtimes.base import Session, random_inputs
 
 Floats = npt.NDArray[np.float64]
 
@@ -92,7 +91,7 @@ class EnergyUse:
 
 
 def measure_energy(
-    session: onnxruntime.InferenceSession,
+    session: Session,
     counter: EnergyCounter,
     *,
     idle_watts: float,
@@ -164,7 +163,7 @@ def fit_energy(latencies: Sequence[float], energies: Sequence[float], *, fitted:
 
 
 def energy_record(
-    sessions: Sequence[onnxruntime.InferenceSession],
+    sessions: Sequence[Session],
     latencies: Sequence[float],
     counter: EnergyCounter,
     *,

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
 from brickyard.devices.energy import SUBNETS, EnergyCounter, energy_record
-from brickyard.devices.measure import open_session
+from brickyard.devices.runtimes.base import Runtime
+from brickyard.devices.runtimes.ort import ORT
 
 if TYPE_CHECKING:
     from brickyard.devices.profile import Cuttable, DeviceProfile
@@ -66,6 +68,8 @@ def with_energy(
     profile: DeviceProfile,
     counter: EnergyCounter,
     *,
+    runtime: Runtime = ORT,
+    twin: Callable[[Mapping[str, Any]], Any] | None = None,
     progress: Callable[[int, int, str], None],
 ) -> DeviceProfile:
     """Measure the energy of whole subnets on this machine and add it to its profile.
@@ -74,6 +78,8 @@ def with_energy(
         network: The exported network.
         profile: Profile of this machine, by whose latencies energy is predicted.
         counter: What counts.
+        runtime: What the profile was measured with.
+        twin: Builds the plain torch twin of a config; needed by runtimes that run modules.
         progress: Called with subnets done, subnets in all, and a short text.
 
     Returns:
@@ -84,7 +90,12 @@ def with_energy(
     configs = draw_subnets(network, SUBNETS, seed=profile.seed + _SEED)
     # The smallest and the largest come first: both are fitted on.
     sessions = [
-        open_session(network.cut(config).SerializeToString(), threads=profile.threads) for config in configs
+        runtime.open(
+            runtime.prepared(network.cut(config).SerializeToString()),
+            threads=profile.threads,
+            twin=None if twin is None else partial(twin, config),
+        )
+        for config in configs
     ]
     record = energy_record(
         sessions,

@@ -17,16 +17,20 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
+from brickyard.core.errors import DeviceError
 from brickyard.core.files import write_bytes
 from brickyard.devices.profile import Cuttable, models_of, plan_of
+from brickyard.devices.runtimes.base import Runtime
+from brickyard.devices.runtimes.ort import ORT, OnnxRuntime
 
 _PACKAGE = Path(__file__).parents[1]
 # The empty files make packages of the folders; nothing else of brickyard is in a kit.
 _CODE = (
     "core/errors.py",
     *("devices/fit.py", "devices/measure.py", "devices/record.py", "devices/energy.py", "devices/kit_run.py"),
+    *("devices/runtimes/base.py", "devices/runtimes/ort.py"),
 )
-_EMPTY = ("__init__.py", "core/__init__.py", "devices/__init__.py")
+_EMPTY = ("__init__.py", "core/__init__.py", "devices/__init__.py", "devices/runtimes/__init__.py")
 _START = """from brickyard.devices.kit_run import main
 
 if __name__ == "__main__":
@@ -43,7 +47,7 @@ Take device.json back: brickyard make {name} --latency-ms X --device device.json
 """
 
 
-def write_kit(network: Cuttable, path: Path, *, seed: int, name: str) -> int:
+def write_kit(network: Cuttable, path: Path, *, seed: int, name: str, runtime: Runtime = ORT) -> int:
     """Write a kit.
 
     Args:
@@ -51,10 +55,19 @@ def write_kit(network: Cuttable, path: Path, *, seed: int, name: str) -> int:
         path: Zip file to write, whole or not at all.
         seed: Seed of the subnets.
         name: Name of the factory, for the kit's readme.
+        runtime: What the models are prepared for; ONNX Runtime, in one of its precisions.
 
     Returns:
         Number of models in it.
+
+    Raises:
+        DeviceError: The runtime is not ONNX Runtime.
     """
+    if not isinstance(runtime, OnnxRuntime):
+        raise DeviceError(
+            f"a kit measures with onnxruntime, not with {runtime.name}; take another runtime, or profile on "
+            "the device itself"
+        )
     plan = plan_of(network, seed=seed)
     files: dict[str, str] = {}
     buffer = io.BytesIO()
@@ -66,11 +79,16 @@ def write_kit(network: Cuttable, path: Path, *, seed: int, name: str) -> int:
             archive.writestr(info, content, zipfile.ZIP_DEFLATED)
 
         for number, model in enumerate(models_of(network, plan)):
-            content = _hollow(model).SerializeToString(deterministic=True)
+            content = runtime.prepared(_hollow(model).SerializeToString(deterministic=True))
             file = f"models/{number:04d}.onnx"
             files[file] = hashlib.sha256(content).hexdigest()
             add(file, content)
-        record: dict[str, Any] = {"format_version": 1, **plan, "models": files}
+        record: dict[str, Any] = {
+            "format_version": 1,
+            **plan,
+            "precision": runtime.precision,
+            "models": files,
+        }
         add("plan.json", json.dumps(record))
         for file in _CODE:
             add(f"brickyard/{file}", (_PACKAGE / file).read_text(encoding="utf-8"))

@@ -17,13 +17,13 @@ from brickyard.devices.energy import POWERCAP, SUBNETS, EnergyCounter, energy_re
 from brickyard.devices.measure import (
     clock_step_ns,
     disagreement,
-    open_session,
     processor_name,
     round_robin,
-    runtime_name,
     slowdown,
+    this_device_name,
 )
 from brickyard.devices.record import predicted_ms, profile_record
+from brickyard.devices.runtimes.ort import OnnxRuntime
 
 _FINEST = 0.02  # the clock's step, at most this share of the shortest time
 _NOISE = 0.05
@@ -88,14 +88,15 @@ def run(
         raise DeviceError(f"{out} already exists; choose another file or remove it first")
     counter = EnergyCounter(POWERCAP) if energy else None
     plan, models = _read(folder)
+    runtime = OnnxRuntime(plan["precision"])
     state = folder / f"times-{threads}t.json"
-    key = {"models": plan["models"], "runtime": runtime_name(), "processor": processor_name()}
+    key = {"models": plan["models"], "runtime": runtime.full_name(), "processor": processor_name()}
     earlier = _earlier(state, key, passes_of=len(models))
     step = clock_step_ns()
     sessions = []
     for number, content in enumerate(models):
         _progress(f"opening {number + 1} of {len(models)}")
-        sessions.append(open_session(content, threads=threads))
+        sessions.append(runtime.open(content, threads=threads))
     bursts = round_robin(
         sessions,
         most_passes=_MOST_PASSES,
@@ -119,7 +120,14 @@ def run(
             "machine is throttled. No profile was written. Stop other programs, let it cool, and run this "
             f"again; it goes on from {len(bursts[0])} passes, or remove {state.name} to start anew"
         )
-    record = profile_record(plan, bursts, threads=threads, name=name)
+    record = profile_record(
+        plan,
+        bursts,
+        name=name or this_device_name(threads, runtime),
+        runtime=runtime.full_name(),
+        precision=runtime.precision,
+        threads=threads,
+    )
     if counter is not None:
         whole = list(zip(sessions[-len(plan["subnets"]) :], plan["subnets"], strict=True))[:SUBNETS]
         record["energy"] = energy_record(

@@ -1,4 +1,4 @@
-"""Times a model through ONNX Runtime on this machine.
+"""Times a model on this machine, by default through ONNX Runtime.
 
 Every run is timed on its own, batch 1, inputs normal random numbers of a fixed seed. Other processes slow a
 model down for a while now and then, which is no property of the model: runs come in bursts, and the burst
@@ -18,9 +18,10 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import onnxruntime
 
 from brickyard.core.errors import DeviceError
+from brickyard.devices.runtimes.base import Runtime, Session, random_inputs
+from brickyard.devices.runtimes.ort import ORT
 
 Floats = npt.NDArray[np.float64]
 
@@ -54,37 +55,7 @@ class Measurement:
     processor: str
 
 
-def open_session(content: bytes, *, threads: int) -> onnxruntime.InferenceSession:
-    """Open a serialized model for running on the CPU, nodes one after the other.
-
-    Args:
-        content: The model.
-        threads: Threads inside of nodes.
-
-    Returns:
-        The session.
-
-    Raises:
-        DeviceError: `threads` is below 1.
-    """
-    if threads < 1:
-        raise DeviceError(f"threads = {threads} is not allowed; allowed: 1 or more")
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
-    options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
-    options.log_severity_level = 3
-    return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
-
-
-def random_inputs(
-    session: onnxruntime.InferenceSession, *, seed: int = 0
-) -> dict[str, npt.NDArray[np.float32]]:
-    """Draw normal inputs of the static shapes that a session takes."""
-    rng = np.random.default_rng(seed)
-    return {entry.name: rng.standard_normal(entry.shape).astype(np.float32) for entry in session.get_inputs()}
-
-
-def run_times(session: onnxruntime.InferenceSession, inputs: dict[str, Any], runs: int) -> list[float]:
+def run_times(session: Session, inputs: dict[str, Any], runs: int) -> list[float]:
     """Time single runs, milliseconds each."""
     times = []
     clock, run = time.perf_counter_ns, session.run
@@ -96,7 +67,7 @@ def run_times(session: onnxruntime.InferenceSession, inputs: dict[str, Any], run
 
 
 def round_robin(
-    sessions: Sequence[onnxruntime.InferenceSession],
+    sessions: Sequence[Session],
     *,
     passes: int = 6,
     most_passes: int = 40,
@@ -187,9 +158,10 @@ def clock_step_ns() -> int:
 
 
 def measure_session(
-    session: onnxruntime.InferenceSession,
+    session: Session,
     *,
     threads: int,
+    runtime: Runtime = ORT,
     seconds: float = 0.08,
     bursts: int = 4,
     least_runs: int = 30,
@@ -200,6 +172,7 @@ def measure_session(
     Args:
         session: The model, of static shapes.
         threads: Threads it was opened with, for the record.
+        runtime: What it was opened with, for the record.
         seconds: How long to time in all, unless the fewest runs take longer.
         bursts: Number of bursts; 1 takes all runs as they come.
         least_runs: Fewest timed runs of a burst.
@@ -217,30 +190,44 @@ def measure_session(
         (np.percentile(row, [10, 20, 50, 90]).round(6).tolist() for row in rows), key=lambda row: row[2]
     )
     return Measurement(
-        p10, p20, p50, p90, runs, warmup, threads, bursts, runtime=runtime_name(), processor=processor_name()
+        *(p10, p20, p50, p90, runs, warmup, threads, bursts),
+        runtime=runtime.full_name(),
+        processor=processor_name(),
     )
 
 
-def measure_file(path: Path, *, threads: int = 1, seconds: float = 0.5) -> Measurement:
+def measure_file(
+    path: Path, *, threads: int = 1, runtime: Runtime = ORT, seconds: float = 0.5
+) -> Measurement:
     """Time a model file; see `measure_session`.
+
+    Args:
+        path: The file, in a form that the runtime opens: ONNX for all of `brickyard.devices.runtimes`.
+        threads: Threads of the runtime.
+        runtime: The runtime.
+        seconds: How long to time in all, unless the fewest runs take longer.
+
+    Returns:
+        The measurement.
 
     Raises:
         DeviceError: The file is missing, or `threads` is below 1.
+        MissingExtraError: The runtime is not installed.
     """
     if not path.is_file():
         raise DeviceError(f"{path} is not a file; expected an ONNX model")
-    return measure_session(open_session(path.read_bytes(), threads=threads), threads=threads, seconds=seconds)
+    session = runtime.open(path.read_bytes(), threads=threads)
+    return measure_session(session, threads=threads, runtime=runtime, seconds=seconds)
 
 
-def runtime_name() -> str:
-    """Return the runtime and its version."""
-    return f"onnxruntime {onnxruntime.__version__}"
+def this_device_name(threads: int, runtime: Runtime = ORT) -> str:
+    """Name this machine with a runtime and a number of threads, in letters that suit a file name.
 
-
-def this_device_name(threads: int) -> str:
-    """Name this machine with a number of threads, in letters that suit a file name."""
+    Raises:
+        MissingExtraError: The runtime is not installed.
+    """
     words = re.sub(r"[^a-z0-9]+", "-", processor_name().lower()).strip("-")
-    return f"{words or platform.machine()}-ort{onnxruntime.__version__}-fp32-{threads}t"
+    return f"{words or platform.machine()}-{runtime.short}{runtime.version()}-{runtime.precision}-{threads}t"
 
 
 def processor_name() -> str:

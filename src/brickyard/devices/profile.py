@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator, Mapping
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import product
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -25,8 +25,10 @@ from brickyard.core.errors import DeviceError
 from brickyard.core.files import write_bytes
 from brickyard.core.space import Space
 from brickyard.devices.energy_model import EnergyModel
-from brickyard.devices.measure import open_session, round_robin
+from brickyard.devices.measure import round_robin, this_device_name
 from brickyard.devices.record import profile_record
+from brickyard.devices.runtimes.base import Runtime, check_threads
+from brickyard.devices.runtimes.ort import ORT
 
 Progress = Callable[[int, int, str], None]
 Floats = npt.NDArray[np.float64]
@@ -140,7 +142,7 @@ class DeviceProfile(BaseModel):
     processor: str
     runtime: str
     threads: int
-    precision: Literal["fp32"] = "fp32"
+    precision: Literal["fp32", "int8"] = "fp32"
     blueprint_sha256: str
     blocks: dict[str, BlockTimes]
     affine: tuple[float, float, float]
@@ -207,7 +209,14 @@ class DeviceProfile(BaseModel):
 
 
 def profile(
-    network: Cuttable, *, threads: int, seed: int, name: str | None = None, progress: Progress | None = None
+    network: Cuttable,
+    *,
+    threads: int,
+    seed: int,
+    runtime: Runtime = ORT,
+    twin: Callable[[Mapping[str, Any]], Any] | None = None,
+    name: str | None = None,
+    progress: Progress | None = None,
 ) -> DeviceProfile:
     """Measure a network's blocks and whole subnets on this machine.
 
@@ -215,24 +224,30 @@ def profile(
         network: The exported network.
         threads: Threads of the runtime.
         seed: Seed of the subnets.
-        name: Name of the device; made from the processor if None.
+        runtime: What runs the models.
+        twin: Builds the plain torch twin of a config; needed by runtimes that run modules.
+        name: Name of the device; made from processor, runtime, precision and threads if None.
         progress: Called with steps done, steps in all, and a short text.
 
     Returns:
         The profile.
 
     Raises:
-        DeviceError: `threads` is below 1.
+        DeviceError: `threads` is below 1, or the runtime cannot run the network.
+        MissingExtraError: The runtime is not installed.
     """
-    if threads < 1:
-        raise DeviceError(f"threads = {threads} is not allowed; allowed: 1 or more")
+    check_threads(threads)
+    name = name or this_device_name(threads, runtime)
     report = progress or (lambda done, total, text: None)
     plan = plan_of(network, seed=seed)
     models = list(models_of(network, plan))
     sessions = []
-    for number, model in enumerate(models):
+    configs = [None] * (len(models) - len(plan["subnets"])) + plan["subnets"]
+    for number, (model, config) in enumerate(zip(models, configs, strict=True)):
         report(number, 2 * len(models), "opening blocks and subnets")
-        sessions.append(open_session(model.SerializeToString(), threads=threads))
+        content = runtime.prepared(model.SerializeToString())
+        whole = None if twin is None or config is None else partial(twin, network.space.check(config))
+        sessions.append(runtime.open(content, threads=threads, twin=whole))
     bursts = round_robin(
         sessions,
         most_passes=_PASSES,
@@ -241,7 +256,15 @@ def profile(
         ),
     )
     report(2 * len(models), 2 * len(models), "done")
-    return DeviceProfile.model_validate(profile_record(plan, bursts, threads=threads, name=name))
+    record = profile_record(
+        plan,
+        bursts,
+        name=name,
+        runtime=runtime.full_name(),
+        precision=runtime.precision,
+        threads=threads,
+    )
+    return DeviceProfile.model_validate(record)
 
 
 def plan_of(network: Cuttable, *, seed: int) -> dict[str, Any]:

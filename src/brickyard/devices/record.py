@@ -20,24 +20,30 @@ from brickyard.devices.measure import (
     disagreement,
     processor_name,
     quiet,
-    runtime_name,
     slowdown,
-    this_device_name,
 )
 
 Floats = npt.NDArray[np.float64]
 
 
 def profile_record(
-    plan: Mapping[str, Any], bursts: Sequence[Floats], *, threads: int, name: str | None = None
+    plan: Mapping[str, Any],
+    bursts: Sequence[Floats],
+    *,
+    name: str,
+    runtime: str,
+    precision: str,
+    threads: int,
 ) -> dict[str, Any]:
     """Make the record of a profile; see `brickyard.devices.profile.DeviceProfile` for its entries.
 
     Args:
         plan: What was timed, as `plan_of` gives it.
         bursts: Milliseconds `[passes, runs]` of each model, in the order of `models_of`.
+        name: Name of the device.
+        runtime: Library and version.
+        precision: Numbers that it computes with.
         threads: Threads of the runtime.
-        name: Name of the device; made from the processor if None.
 
     Returns:
         JSON values.
@@ -59,12 +65,12 @@ def profile_record(
         table.update(factor=float(factor), offset_ms=float(offset))
     return {
         "format_version": 1,
-        "name": name or this_device_name(threads),
+        "name": name,
         "machine": f"{platform.machine()} {platform.system()}",
         "processor": processor_name(),
-        "runtime": runtime_name(),
+        "runtime": runtime,
         "threads": threads,
-        "precision": "fp32",
+        "precision": precision,
         "blueprint_sha256": plan["blueprint_sha256"],
         "blocks": tables,
         "affine": [fitted.slope, fitted.offset, fitted.common_constant],

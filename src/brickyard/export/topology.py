@@ -61,7 +61,7 @@ class Topology:
             name
             for number in sorted(own)
             for name in self.nodes[number].output
-            if self.nodes[number].input  # a constant is no result
+            if number in self._fed  # a constant is no result
             if name in self.outputs or any(reader not in own for reader in self.consumers.get(name, ()))
         ]
 
@@ -75,19 +75,38 @@ class Topology:
     def _flows(self, name: str) -> bool:
         return name in self.producer or name == self.input
 
+    @cached_property
+    def _fed(self) -> set[int]:
+        """Nodes that the graph's input reaches; others are constants or turn weights, as Transpose does."""
+        fed: set[int] = set()
+        for number, node in enumerate(self.nodes):
+            if any(name == self.input or self.producer.get(name) in fed for name in node.input):
+                fed.add(number)
+        return fed
+
+    def _readers(self, name: str) -> set[int]:
+        """Return the nodes that compute with a weight, be it turned before."""
+        found: set[int] = set()
+        for number in self.consumers.get(name, ()):
+            if number in self._fed:
+                found.add(number)
+            else:
+                found.update(*(self._readers(turned) for turned in self.nodes[number].output))
+        return found
+
     def cut_nodes(self, decision: str, *, rows: bool) -> set[int]:
         """Return the nodes with a weight whose rows (first axis), or columns (second), a decision cuts."""
         return {
             number
             for name, cuts in self.cuts.items()
             if any(cut.decision == decision and cut.axis == (0 if rows else 1) for cut in cuts)
-            for number in self.consumers.get(name, ())
+            for number in self._readers(name)
         }
 
     def region(self, decision: str) -> list[int]:
         """Return the nodes on paths from those whose rows a subset cuts to those whose columns it cuts.
 
-        Constants that they read are among them.
+        Constants that they read, and nodes that turn their weights, are among them.
         """
         start, end = self.cut_nodes(decision, rows=True), self.cut_nodes(decision, rows=False)
         behind: set[int] = set()
@@ -102,9 +121,14 @@ class Topology:
             if number in end or any(reader in before for reader in readers):
                 before.add(number)
         inside = behind & before
-        read = {name for number in inside for name in self.nodes[number].input}
-        constants = {self.producer[name] for name in read if name in self.producer}
-        return sorted(inside | {number for number in constants if not self.nodes[number].input})
+        for number in reversed(range(len(self.nodes))):
+            if number not in self._fed and any(
+                reader in inside
+                for name in self.nodes[number].output
+                for reader in self.consumers.get(name, ())
+            ):
+                inside.add(number)
+        return sorted(inside)
 
     def guards(self, name: str, leftovers: Iterable[Leftover], stages: Iterable[Stage]) -> list[Guard]:
         """Return what must hold for a node, or a constant, of this name to stay."""

@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import onnxruntime
 
 from brickyard.core.task import Task, Vocabulary
 from brickyard.data.examples import Examples, Preprocess
 from brickyard.data.geometry import GeometrySpec, task_scenes
+from brickyard.devices.runtimes import Session
 from brickyard.export.blueprint import Blueprint
 from brickyard.export.decode import DETECTIONS, Decode, Detections, decode, read_detections
 from brickyard.factory.precision import Truth, average_precision, can_rate
@@ -45,7 +45,7 @@ def judge_of(
     return kind(vocabulary, preprocess, heldout, geometry)
 
 
-def detect(session: onnxruntime.InferenceSession, inputs: Floats, settings: Decode) -> list[Detections]:
+def detect(session: Session, inputs: Floats, settings: Decode) -> list[Detections]:
     """Run a detector, with its decoding outside or inside, on inputs `[N, channels, height, width]`.
 
     Args:
@@ -164,7 +164,7 @@ class BoxJudge:
         truth = boxes_of(examples, task, self.vocabulary)
         return Sample(examples.images, truth) if any(len(part.labels) for part in truth) else None
 
-    def rate(self, session: onnxruntime.InferenceSession, task: Task, sample: Sample) -> Rating:
+    def rate(self, session: Session, task: Task, sample: Sample) -> Rating:
         """Run a detector on labelled pictures."""
         settings = replace(self.decode, threshold=_FLOOR)
         found = detect(session, self.preprocess.apply(sample.images), settings)
@@ -181,7 +181,7 @@ class BoxJudge:
 def show_boxes(
     judge: BoxJudge,
     sample: Sample,
-    sessions: Mapping[str, onnxruntime.InferenceSession],
+    sessions: Mapping[str, Session],
     settings: Decode,
 ) -> list[dict[str, Any]]:
     """Return a few pictures with the boxes that are there and those that models find, as JSON values.

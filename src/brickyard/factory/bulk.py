@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from brickyard.factory.factory import Factory
 
 Answer = dict[str, Any]
-KEYS = ("task", "budget", "device", "seed", "name")
+KEYS = ("task", "budget", "device", "format", "seed", "name")
 _NAME_DIGITS = 16
 
 
@@ -34,6 +34,7 @@ def request_key(
     task: str,
     limits: Mapping[str, float],
     device: DeviceProfile | None,
+    form: str,
     threads: int,
     seed: int,
     decode: Mapping[str, Any] | None = None,
@@ -45,6 +46,7 @@ def request_key(
         task: Canonical text of the task.
         limits: Ceilings in base units, so that 25 % and the number of MACs it stands for are the same.
         device: Profile that the request refers to; None where no device plays a part.
+        form: Format of the model's file.
         threads: Threads that the file is measured with.
         seed: Seed of the request.
         decode: For detectors, how and where maps become boxes.
@@ -57,6 +59,7 @@ def request_key(
         "task": task,
         "limits": {name: float(value) for name, value in limits.items()},
         "device": None if device is None else hashlib.sha256(device.model_dump_json().encode()).hexdigest(),
+        "format": form,
         "threads": threads,
         "seed": seed,
         **({} if decode is None else {"decode": dict(decode)}),

@@ -1,4 +1,4 @@
-"""Limits that are kept by measuring the made file on this machine: memory and energy beside latency.
+"""Limits that are kept by measuring the made files: memory and energy beside latency and, of formats, size.
 
 A search needs costs of subnets that are not made yet. Energy comes from the device's profile; memory from a
 line through three subnets, which are measured once.
@@ -12,35 +12,36 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-import onnxruntime
 
 from brickyard.core.decision import Subset
 from brickyard.core.errors import DeviceError, InfeasibleError
 from brickyard.devices.energy import POWERCAP, EnergyCounter, measure_energy
 from brickyard.devices.memory import measure_memory
 from brickyard.devices.profile import DeviceProfile
-from brickyard.export.blueprint import Blueprint
+from brickyard.devices.runtimes import Session
 from brickyard.export.decode import Decode, append_decode
+from brickyard.factory.formats import FORMATS, Content, Format
+from brickyard.factory.formats.production import Production
 from brickyard.factory.records import Energy
 
 # What a first try aims at, as a share of the ceiling: medians of one file differ by a few percent from one
 # measurement to the next, and so does what is predicted from what is measured.
 _HEADROOM = {"latency_ms": 0.92, "energy_mj": 0.92, "runtime_memory_bytes": 0.97}
-_UNITS = {"latency_ms": "ms", "runtime_memory_bytes": "bytes", "energy_mj": "mJ"}
+_UNITS = {"latency_ms": "ms", "file_bytes": "bytes", "runtime_memory_bytes": "bytes", "energy_mj": "mJ"}
 _IDLE_SECONDS = 1.0
+_MEASURED = tuple(form.name for form in FORMATS.values() if form.runtime.library == "onnxruntime")
 
 
 class Checks:
     """Predicts memory and energy of subnets, and measures those of files.
 
     Args:
-        blueprint: The network.
+        production: Makes the files of subnets.
         device: Profile of the device, None without one.
-        threads: Threads of the runtime.
     """
 
-    def __init__(self, blueprint: Blueprint, device: DeviceProfile | None, *, threads: int) -> None:
-        self.blueprint, self.device, self.threads = blueprint, device, threads
+    def __init__(self, production: Production, device: DeviceProfile | None) -> None:
+        self.production, self.blueprint, self.device = production, production.blueprint, device
         self._tail: Decode | None = None
         self._lines: dict[Decode | None, tuple[list[int], list[int]]] = {}
 
@@ -69,7 +70,11 @@ class Checks:
             graphs = [self.blueprint.cut(config) for config in configs]
             if self._tail is not None:
                 graphs = [append_decode(graph, self._tail) for graph in graphs]
-            measured = [self.memory(graph.SerializeToString()) for graph in graphs]
+            files = [
+                self.production.files(config, graph, inputs=1)
+                for config, graph in zip(configs, graphs, strict=True)
+            ]
+            measured = [self.memory(content) for content in files]
             self._lines[self._tail] = counted, measured
         return self._lines[self._tail]
 
@@ -90,19 +95,32 @@ class Checks:
             costs["energy_mj"] = energy
         return costs
 
-    def memory(self, content: bytes) -> int:
-        """Measure the memory of a file, bytes; see `brickyard.devices.memory.measure_memory`."""
-        return measure_memory(content, threads=self.threads)
+    def memory(self, files: Content) -> int:
+        """Measure the memory of an ONNX file, bytes; see `brickyard.devices.memory.measure_memory`."""
+        return measure_memory(next(iter(files.values())), threads=self.production.threads)
 
     @cached_property
     def _counter(self) -> tuple[EnergyCounter, float]:
         counter = EnergyCounter(POWERCAP)
         return counter, counter.watts(_IDLE_SECONDS)
 
-    def energy(self, session: onnxruntime.InferenceSession) -> Energy:
-        """Measure the energy of an opened file; see `brickyard.devices.energy.measure_energy`."""
+    def energy(self, session: Session) -> Energy:
+        """Measure the energy of an opened model; see `brickyard.devices.energy.measure_energy`."""
         counter, idle = self._counter
         return Energy(**asdict(measure_energy(session, counter, idle_watts=idle)))
+
+
+def require_memory(form: Format) -> None:
+    """Refuse a format whose memory cannot be measured.
+
+    Raises:
+        DeviceError: ONNX Runtime does not run its files.
+    """
+    if form.name not in _MEASURED:
+        raise DeviceError(
+            f"memory is measured in ONNX Runtime, which does not run the format {form.name}; take the format "
+            f"{' or '.join(_MEASURED)}, or leave max_memory_mb and measure_memory out"
+        )
 
 
 def require_energy(device: DeviceProfile) -> None:
@@ -164,10 +182,11 @@ def not_met(name: str, limit: float, *, smallest: float, rounds: int) -> Infeasi
         rounds: How many files were made.
     """
     told = {"latency_ms": "the fastest file took", "energy_mj": "the thriftiest file took"}
+    amount = f"{smallest:.0f}" if name.endswith("bytes") else f"{smallest:.6g}"
     return InfeasibleError(
-        f"{name} = {limit:g} was not met by measurement in {rounds} rounds: "
-        f"{told.get(name, 'the smallest file took')} {smallest:.6g} {_UNITS[name]}; allow that"
-        + ("" if name == "runtime_memory_bytes" else ", or repeat when the machine is idle"),
+        f"{name} = {limit:.10g} was not met by measurement in {rounds} rounds: "
+        f"{told.get(name, 'the smallest file took')} {amount} {_UNITS[name]}; allow that"
+        + ("" if name.endswith("bytes") else ", or repeat when the machine is idle"),
         limit=name,
         requested=limit,
         smallest=smallest,

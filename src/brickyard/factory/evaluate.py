@@ -16,9 +16,11 @@ from brickyard.core.task import Task, Vocabulary
 from brickyard.data.examples import Examples, Preprocess
 from brickyard.data.geometry import task_scenes
 from brickyard.data.source import DataSource, Job, load_data
+from brickyard.devices.runtimes import Session
 from brickyard.factory.boxes import BoxJudge, joined
 from brickyard.factory.folder import FORMAT_VERSION
-from brickyard.factory.quality import Labels, open_session, recalls, scores_of
+from brickyard.factory.formats import format_named
+from brickyard.factory.quality import Labels, recalls, scores_of
 from brickyard.factory.records import Metric, Record
 
 _ABSENT_PRESENT = ("absent", "present")
@@ -119,7 +121,7 @@ def evaluate_model(
             folder, source, task, part=part, count=pictures, seed=seed, threads=threads, data=data
         )
     images, truth, origin = _pictures(source, task, labels, part=part, count=pictures, seed=seed)
-    session = open_session((folder / "model.onnx").read_bytes(), threads=threads)
+    session = _opened(folder, threads=threads)
     scores = scores_of(session, preprocess.apply(_channels(images, preprocess.channels)))
     by_label = recalls(scores, truth)
     accuracy = float((scores.argmax(1) == truth).mean())
@@ -134,6 +136,12 @@ def evaluate_model(
         data=data,
         seed=seed,
     )
+
+
+def _opened(folder: Path, *, threads: int) -> Session:
+    """Open the files of a model folder in the runtime of their format."""
+    form = format_named(read_json(folder / "request.json").get("format", "onnx"))
+    return form.open({name: (folder / name).read_bytes() for name in form.files}, threads=threads)
 
 
 def _evaluate_boxes(
@@ -154,7 +162,7 @@ def _evaluate_boxes(
     sample = judge.draw(task, count=count if drawn else sum(map(len, parts)), seed=_SEED + seed)
     if sample is None:
         raise DataError(f"{data} shows no box of {task.text}; give data that show some")
-    session = open_session((folder / "model.onnx").read_bytes(), threads=threads)
+    session = _opened(folder, threads=threads)
     preprocess = Preprocess.from_json((folder / "preprocess.json").read_text())
     images = _channels(sample.images, preprocess.channels)
     rating = replace(judge, preprocess=preprocess).rate(session, task, replace(sample, images=images))

@@ -8,7 +8,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-from brickyard.core.errors import ArtifactError, ConfigError, DeviceError, InfeasibleError
+from brickyard.core.errors import (
+    ArtifactError,
+    ConfigError,
+    DeviceError,
+    InfeasibleError,
+    MissingExtraError,
+)
 from brickyard.core.files import sha256
 from brickyard.core.task import Task, Vocabulary
 from brickyard.devices.energy import POWERCAP, EnergyCounter
@@ -16,15 +22,18 @@ from brickyard.devices.energy_model import with_energy
 from brickyard.devices.measure import processor_name, this_device_name
 from brickyard.devices.profile import DeviceProfile
 from brickyard.devices.profile import profile as profile_device
+from brickyard.devices.runtimes import RUNTIMES, runtime_behind, runtime_named
 from brickyard.devices.table import read_table
 from brickyard.export.decode import Decode
 from brickyard.factory.boxes import detects
 from brickyard.factory.bulk import make_all, request_key
-from brickyard.factory.checks import require_energy
+from brickyard.factory.checks import require_energy, require_memory
 from brickyard.factory.folder import FactoryFolder, cache_folder, find_factory
-from brickyard.factory.make import Maker, write_model
+from brickyard.factory.formats import Format, format_on
+from brickyard.factory.make import Maker
 from brickyard.factory.nearest import nearest_feasible
 from brickyard.factory.records import Budget, Report
+from brickyard.factory.write import write_model
 
 Progress = Callable[[int, int, str], None]
 
@@ -43,16 +52,20 @@ class Factory:
         'red_circle/model.onnx'
     """
 
-    def __init__(self, folder: FactoryFolder) -> None:
+    def __init__(self, folder: FactoryFolder, *, network: Any = None) -> None:
         self.folder = folder
-        self._makers: dict[tuple[str | None, int], Maker] = {}
+        self.own_network = network
+        self._makers: dict[tuple[str | None, int, str], Maker] = {}
 
     @classmethod
-    def load(cls, name: str | Path = "geometry") -> Factory:
+    def load(cls, name: str | Path = "geometry", *, network: Any = None) -> Factory:
         """Load a factory by folder, bundled name or hub id; its files are verified.
 
         Args:
             name: A folder, the name of a bundled factory, or `owner/name` on the Hugging Face Hub.
+            network: The `brickyard.Network` of a factory that was made from the user's own module, as
+                `brickyard.modularize` makes it again; its weights do not matter. Only the runtime `torch` and
+                the format `executorch` need it.
 
         Returns:
             The factory.
@@ -60,7 +73,7 @@ class Factory:
         Raises:
             ArtifactError: There is none of that name, or its files are altered or incomplete.
         """
-        return cls(FactoryFolder.open(find_factory(name)))
+        return cls(FactoryFolder.open(find_factory(name)), network=network)
 
     @property
     def name(self) -> str:
@@ -98,9 +111,22 @@ class Factory:
         api.create_repo(repo_id, private=private, exist_ok=True)
         return str(api.upload_folder(repo_id=repo_id, folder_path=self.folder.path).commit_url)
 
+    def _twin(self, config: Mapping[str, Any]) -> Any:
+        return self._twins(config)
+
+    @cached_property
+    def _twins(self) -> Any:
+        """What builds plain torch twins; loads torch."""
+        try:
+            from brickyard.factory.twin import Twins
+        except ImportError:
+            raise MissingExtraError("torch", extra="train") from None
+        return Twins(self.folder.path, self.own_network)
+
     def profile(
         self,
         *,
+        runtime: str = "ort",
         threads: int = 1,
         seed: int = 0,
         name: str | None = None,
@@ -110,6 +136,7 @@ class Factory:
         """Measure the blocks of the network on this machine.
 
         Args:
+            runtime: Name of the runtime, of `brickyard.devices.RUNTIMES`; part of the device.
             threads: Threads of the runtime; part of the device.
             seed: Seed of the subnets that the profile is fitted and tested on.
             name: Name of the device; that of this machine if None.
@@ -120,17 +147,32 @@ class Factory:
             The profile; save it with its `save`.
 
         Raises:
-            DeviceError: Energy was asked for, and the machine has no counter that can be read.
+            DeviceError: The runtime is unknown or cannot run the network, `threads` is below 1, or energy was
+                asked for, and the machine has no counter that can be read.
+            MissingExtraError: The runtime is not installed.
         """
-        blueprint = self.folder.blueprint
         counter = EnergyCounter(POWERCAP) if energy else None
-        measured = profile_device(blueprint, threads=threads, seed=seed, name=name, progress=progress)
-        return measured if counter is None else with_energy(blueprint, measured, counter, progress=progress)
+        measured = profile_device(
+            self.folder.blueprint,
+            threads=threads,
+            seed=seed,
+            name=name,
+            **self._running(runtime, progress),
+        )
+        if counter is None:
+            return measured
+        return with_energy(self.folder.blueprint, measured, counter, **self._running(runtime, progress))
+
+    def _running(self, runtime: str, progress: Progress) -> dict[str, Any]:
+        """Return what runs models when this machine is measured."""
+        twin = self._twin if runtime == "torch" else None
+        return {"runtime": runtime_named(runtime), "twin": twin, "progress": progress}
 
     def device(
         self,
         device: str | Path | DeviceProfile | None = None,
         *,
+        runtime: str = "ort",
         threads: int = 1,
         energy: bool = False,
         progress: Progress = _quiet,
@@ -141,6 +183,7 @@ class Factory:
             device: A profile, its file, a CSV table of block times (see `brickyard.devices.table`), or the
                 name of a profile in the factory folder; None for this machine, which is profiled on first
                 use and kept in the user's cache folder.
+            runtime: Runtime on this machine, when `device` is None.
             threads: Threads of this machine, when `device` is None.
             energy: Whether it must tell the energy of subnets.
             progress: Called while this machine is profiled.
@@ -161,28 +204,30 @@ class Factory:
                 profile = DeviceProfile.load(inside if inside.is_file() else Path(device))
         else:
             counter = EnergyCounter(POWERCAP) if energy else None
-            kept = self._kept_profile(threads)
+            kept = self._kept_profile(runtime, threads)
             if kept is not None and (counter is None or kept.energy is not None):
                 return kept
-            profile = self.profile(threads=threads, progress=progress) if kept is None else kept
+            profile = kept or self.profile(runtime=runtime, threads=threads, progress=progress)
             if counter is not None:
-                profile = with_energy(self.folder.blueprint, profile, counter, progress=progress)
-            path = self._profile_path(threads)
+                running = self._running(runtime, progress)
+                profile = with_energy(self.folder.blueprint, profile, counter, **running)
+            path = self._profile_path(runtime, threads)
             path.parent.mkdir(parents=True, exist_ok=True)
             profile.save(path)
         if energy:
             require_energy(profile)
-            if profile.processor == processor_name():
+            runs_here = runtime_behind(profile.runtime, profile.precision) is not None
+            if runs_here and profile.processor == processor_name():
                 EnergyCounter(POWERCAP)  # the file will be measured; told now if that cannot be done
         return self._fitting(profile)
 
-    def _profile_path(self, threads: int) -> Path:
-        digest = self.folder.blueprint.sha256[:12]
-        return cache_folder() / "devices" / f"{digest}-{this_device_name(threads)}.json"
+    def _profile_path(self, runtime: str, threads: int) -> Path:
+        digest, name = self.folder.blueprint.sha256[:12], this_device_name(threads, runtime_named(runtime))
+        return cache_folder() / "devices" / f"{digest}-{name}.json"
 
-    def _kept_profile(self, threads: int) -> DeviceProfile | None:
+    def _kept_profile(self, runtime: str, threads: int) -> DeviceProfile | None:
         """Return this machine's profile from the user's cache, None if there is none that can be read."""
-        path = self._profile_path(threads)
+        path = self._profile_path(runtime, threads)
         if not path.is_file():
             return None
         try:
@@ -198,11 +243,22 @@ class Factory:
             )
         return profile
 
-    def maker(self, device: DeviceProfile | None, *, threads: int = 1) -> Maker:
-        """Return what makes models for a device; kept, so that later requests find everything loaded."""
-        key = (None, threads) if device is None else (device.model_dump_json(), device.threads)
+    def maker(self, device: DeviceProfile | None, *, threads: int = 1, format: str | None = None) -> Maker:
+        """Return what makes models for a device; kept, so that later requests find everything loaded.
+
+        Args:
+            device: The device; None where none plays a part.
+            threads: Threads of this machine, when `device` is None.
+            format: Format of the models, see `make`.
+
+        Raises:
+            DeviceError: The device does not run the format.
+        """
+        form = format_on(device, format)
+        known = None if device is None else device.model_dump_json()
+        key = (known, threads if device is None else device.threads, form.name)
         if key not in self._makers:
-            self._makers[key] = Maker(self.folder, device=device, threads=threads)
+            self._makers[key] = Maker(self.folder, device=device, threads=threads, form=form, twin=self._twin)
         return self._makers[key]
 
     def make(
@@ -212,6 +268,7 @@ class Factory:
         budget: Budget | Mapping[str, Any] | None = None,
         device: str | Path | DeviceProfile | None = None,
         out: str | Path,
+        format: str | None = None,
         threads: int = 1,
         seed: int = 0,
         decode: Literal["inside", "outside"] | None = None,
@@ -227,6 +284,9 @@ class Factory:
             budget: Ceilings in any combination; none gives the model that the task wants without any.
             device: Device profile that limits on latency and energy refer to, see `device`.
             out: Model folder to write; must not exist or be empty.
+            format: Format of the model's file: `onnx`, `onnx-int8`, `openvino` or `executorch`; None for what
+                the device's runtime runs, `onnx` for most. Without a device, limits on latency refer to the
+                format's runtime on this machine.
             threads: Threads of this machine, when `device` is None.
             seed: Seed of the candidates and of the scenes for quality.
             decode: For detectors, whether the graph turns its maps into boxes (`inside`) or whoever runs it
@@ -243,7 +303,10 @@ class Factory:
             TaskError: The task is not understood.
             BudgetError: A limit is malformed.
             InfeasibleError: No model fits; nothing was written.
-            DeviceError: The profile does not fit, or energy is limited and cannot be measured or predicted.
+            DeviceError: The profile does not fit the factory or the format; or energy is limited and cannot
+                be measured or predicted; or memory is limited in a format that is not measured.
+            ExportError: The format is unknown, or its file computes something else than the network.
+            MissingExtraError: A library that the format or the device's runtime needs is not installed.
             ArtifactError: `out` is taken.
             ConfigError: Options of detectors for a factory of another kind, or out of range.
         """
@@ -255,9 +318,33 @@ class Factory:
             raise ArtifactError(f"{target} already exists; choose another folder or remove it first")
         settings = self._decode(decode=decode, threshold=threshold, nms_iou=nms_iou)
         inside = decode == "inside"
-        profile = self._asked_device(ceilings, device, threads=threads, progress=progress)
-        key = self._key(wanted, ceilings, profile, threads=threads, seed=seed, decode=settings, inside=inside)
-        maker = self.maker(profile or self._kept_profile(threads), threads=threads)
+        profile = self._asked_device(
+            ceilings,
+            device,
+            format=format,
+            threads=threads,
+            measure_memory=measure_memory,
+            progress=progress,
+        )
+        key = self._key(
+            wanted,
+            ceilings,
+            profile,
+            format=format,
+            threads=threads,
+            seed=seed,
+            decode=settings,
+            inside=inside,
+        )
+        maker = self.maker(
+            profile or self._kept_for(format_on(None, format), threads), threads=threads, format=format
+        )
+        if inside and not maker.production.takes_graphs:
+            raise ConfigError(
+                "decode = 'inside' is for ONNX files in runtimes of graphs; take the format onnx and a "
+                "device of such a runtime, or decode outside",
+                path="decode",
+            )
         limits = ceilings.limits(whole_macs=maker.whole.macs)
         try:
             model = maker.make(
@@ -281,6 +368,7 @@ class Factory:
         task: str | Task | None = None,
         budget: Budget | Mapping[str, Any] | None = None,
         device: str | Path | DeviceProfile | None = None,
+        format: str | None = None,
         threads: int = 1,
         seed: int = 0,
     ) -> str:
@@ -290,22 +378,44 @@ class Factory:
         """
         wanted = task if isinstance(task, Task) else self.vocabulary.parse(task)
         ceilings = budget if isinstance(budget, Budget) else Budget(**dict(budget or {}))
-        profile = self._asked_device(ceilings, device, threads=threads)
-        return self._key(wanted, ceilings, profile, threads=threads, seed=seed, decode=self._decode())
+        profile = self._asked_device(ceilings, device, format=format, threads=threads)
+        return self._key(
+            wanted, ceilings, profile, format=format, threads=threads, seed=seed, decode=self._decode()
+        )
 
     def _asked_device(
         self,
         budget: Budget,
         device: str | Path | DeviceProfile | None,
         *,
+        format: str | None,
         threads: int,
+        measure_memory: bool = False,
         progress: Progress = _quiet,
     ) -> DeviceProfile | None:
         """Return the profile that a request refers to; None where no device plays a part."""
-        energy = budget.energy_mj is not None
-        if budget.latency_ms is None and device is None and not energy:
+        form, energy = format_on(None, format), budget.energy_mj is not None
+        if budget.max_memory_mb is not None or measure_memory:
+            require_memory(form)
+        if device is None and budget.latency_ms is None and not energy:
             return None
-        return self.device(device, threads=threads, energy=energy, progress=progress)
+        if device is None and form.runtime.name not in RUNTIMES:
+            name = "energy" if budget.latency_ms is None else "latency"
+            raise DeviceError(
+                f"{name} of {form.name} files cannot be predicted on this machine; give a table of block "
+                "times by `device`, or limit something else"
+            )
+        return self.device(
+            device,
+            runtime=form.runtime.name if device is None else "ort",
+            threads=threads,
+            energy=energy,
+            progress=progress,
+        )
+
+    def _kept_for(self, form: Format, threads: int) -> DeviceProfile | None:
+        """Return this machine's profile for a format from the user's cache, None if there is none."""
+        return self._kept_profile(form.runtime.name, threads) if form.runtime.name in RUNTIMES else None
 
     def _key(
         self,
@@ -313,6 +423,7 @@ class Factory:
         budget: Budget,
         device: DeviceProfile | None,
         *,
+        format: str | None,
         threads: int,
         seed: int,
         decode: Decode | None,
@@ -324,6 +435,7 @@ class Factory:
             task=task.text,
             limits=budget.limits(whole_macs=whole.macs),
             device=device,
+            form=format_on(device, format).name,
             threads=threads if device is None else device.threads,
             seed=seed,
             decode=None if decode is None else {**decode.to_json(), "inside": inside},
@@ -356,6 +468,7 @@ class Factory:
         requests: Sequence[Mapping[str, Any]],
         *,
         out: str | Path,
+        format: str | None = None,
         threads: int = 1,
         jobs: int = 1,
         progress: Progress = _quiet,
@@ -363,10 +476,12 @@ class Factory:
         """Make a model for each request.
 
         Args:
-            requests: Records with the keys `task`, `budget`, `device`, `seed`, `name`, all optional.
+            requests: Records with the keys `task`, `budget`, `device`, `format`, `seed`, `name`, all
+                optional.
             out: Folder of the model folders, each of the request's name or of a hash of its content. A
                 request that a model in it answers is not made again: its answer is the report of that model,
                 whose `files` say where it lies. So a run can be stopped and given again.
+            format: Format of models whose request names none, see `make`.
             threads: Threads of this machine.
             jobs: Requests that are worked on at the same time, each in a process of its own if several. Files
                 are measured while the others work, so leave a core for each.
@@ -378,4 +493,5 @@ class Factory:
         Raises:
             BudgetError: A request has an unknown key or an unusable name; then nothing is made.
         """
-        return make_all(self, requests, out=Path(out), threads=threads, jobs=jobs, progress=progress)
+        given = [{"format": format, **request} for request in requests]
+        return make_all(self, given, out=Path(out), threads=threads, jobs=jobs, progress=progress)

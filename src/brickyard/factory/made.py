@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import onnxruntime
-
 from brickyard.assemble.assembly import Mask
 from brickyard.core.config import Config
+from brickyard.devices.runtimes import Session
 from brickyard.export.decode import Decode
+from brickyard.factory.formats import Content
 from brickyard.factory.records import Costs, Energy, Latency
 
 
@@ -20,8 +20,9 @@ class Model:
 
     Attributes:
         config: Its config.
-        graph: Its ONNX graph, serialized.
-        session: The graph, opened; for detectors without a decoding inside.
+        files: Its files in the format that was asked for.
+        session: The files, opened; for detectors without a decoding inside.
+        reference: Its float32 graph in ONNX Runtime.
         weights: Its weights by the names of the plain torch twin.
         predicted: Costs before it was written.
         measured: Latency of the file.
@@ -36,8 +37,9 @@ class Model:
 
     config: Config
     mask: Mask
-    graph: bytes
-    session: onnxruntime.InferenceSession
+    files: Content
+    session: Session
+    reference: Session
     weights: Mapping[str, Any]
     predicted: Costs
     measured: Latency

@@ -5,51 +5,48 @@ Nothing here needs torch: the factory holds the whole network as one exported gr
 
 from __future__ import annotations
 
-import platform
-import time
-from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime
-from safetensors.numpy import save as save_safetensors
 
 from brickyard.assemble.assembly import Mask
-from brickyard.assemble.search import Candidate, binding_limit, search
+from brickyard.assemble.search import Candidate, search
 from brickyard.core.config import Config
 from brickyard.core.decision import Choice
 from brickyard.core.errors import ExportError, InfeasibleError
-from brickyard.core.files import new_folder, sha256, write_bytes, write_json, write_manifest, write_text
 from brickyard.core.space import CLASSES
 from brickyard.core.task import Task
-from brickyard.devices.measure import measure_session, processor_name, this_device_name
+from brickyard.devices.measure import measure_session, processor_name
 from brickyard.devices.profile import DeviceProfile
+from brickyard.devices.runtimes import Session, runtime_behind
+from brickyard.devices.runtimes.ort import ORT
 from brickyard.export.decode import Decode, append_decode
-from brickyard.factory.boxes import BoxJudge, decode_record, judge_of, show_boxes
+from brickyard.factory.boxes import BoxJudge, judge_of, show_boxes
 from brickyard.factory.checks import Checks, not_met, tightened, with_headroom
 from brickyard.factory.clock import Clock
-from brickyard.factory.folder import FORMAT_VERSION, FactoryFolder, versions
+from brickyard.factory.folder import FactoryFolder
+from brickyard.factory.formats import FORMATS, Format
+from brickyard.factory.formats.base import no_twin
+from brickyard.factory.formats.check import compare, with_quality
+from brickyard.factory.formats.production import Production, size_of
 from brickyard.factory.made import Model
 from brickyard.factory.quality import (
     Floats,
     Judge,
     Sample,
-    curve_of,
-    known_task,
     open_session,
     outputs_of,
     task_config,
 )
-from brickyard.factory.records import Block, Budget, Costs, Energy, Latency, Quality, Report
-from brickyard.factory.report_html import render
+from brickyard.factory.records import Costs, Energy, FormatCheck, Latency, Quality
 
 _ROUNDS = 3
 _PARITY = 1e-4
 _QUALITY_PICTURES = 200
+_CHECK_PICTURES, _CHECK_INPUTS = 500, 32  # to tell a point of accuracy; to compare scores
 
 
 class Maker:
@@ -62,27 +59,52 @@ class Maker:
         folder: The factory.
         device: Profile of the device; needed for latency limits, and for predicted latency.
         threads: Threads that files are measured with where there is no profile.
+        form: Format of the models.
+        twin: Builds the plain torch twin of a config, for formats and runtimes that need it.
     """
 
-    def __init__(self, folder: FactoryFolder, *, device: DeviceProfile | None, threads: int = 1) -> None:
+    def __init__(
+        self,
+        folder: FactoryFolder,
+        *,
+        device: DeviceProfile | None,
+        threads: int = 1,
+        form: Format = FORMATS["onnx"],
+        twin: Callable[[Mapping[str, Any]], Any] = no_twin,
+    ) -> None:
         self.folder, self.device = folder, device
         self.threads = device.threads if device is not None else threads
-        self.here = device is None or device.processor == processor_name()
+        runtime = None if device is None else runtime_behind(device.runtime, device.precision)
+        self.here = device is None or (runtime is not None and device.processor == processor_name())
         self.blueprint, self.assembly = folder.blueprint, folder.assembly
-        self.checks = Checks(self.blueprint, device, threads=self.threads)
+        self.production = Production(
+            self.blueprint, form, runtime or form.runtime, self.threads, self._calibration, twin
+        )
+        self.checks = Checks(self.production, device)
         largest = self.blueprint.space.largest()
-        self.whole = self._costs(largest)
-        self._references: dict[Config, tuple[onnxruntime.InferenceSession, Floats]] = {}
+        self.whole = self.costs(largest, file_bytes=self.blueprint.count(largest).file_bytes)
+        self._references: dict[Config, tuple[Session, Floats]] = {}
         self._whole_ms: float | None = None
 
-    def _costs(self, config: Config, *, limits: Sequence[str] = (), file_bytes: int | None = None) -> Costs:
+    def _calibration(self, count: int) -> Floats:
+        """Return calibration inputs, at most so many."""
+        return self.folder.preprocess.apply(self.folder.calibration.images[:count])
+
+    def costs(self, config: Config, *, limits: Sequence[str] = (), file_bytes: int | None = None) -> Costs:
+        """Return what a subnet costs.
+
+        Args:
+            config: The subnet.
+            limits: What is limited; memory is predicted only if it is among them.
+            file_bytes: Size of its files; estimated if None.
+        """
         counts = self.blueprint.count(config)
         further = self.checks.predict(limits, config, peak=counts.peak_memory_bytes)
         return Costs(
             latency_ms=None if self.device is None else round(self.device.predict(config), 5),
             macs=counts.macs,
             parameters=counts.parameters,
-            file_bytes=counts.file_bytes if file_bytes is None else file_bytes,
+            file_bytes=self.production.file_bytes(counts) if file_bytes is None else file_bytes,
             peak_memory_bytes=counts.peak_memory_bytes,
             runtime_memory_bytes=further.get("runtime_memory_bytes"),
             energy_mj=None if self.device is None else self.device.predict_energy(config),
@@ -131,6 +153,8 @@ class Maker:
                     "file_bytes": counts.file_bytes,
                     "peak_memory_bytes": counts.peak_memory_bytes,
                 }
+                if "file_bytes" in names:
+                    costs["file_bytes"] = self.production.file_bytes(counts)
                 if "latency_ms" in names and self.device is not None:
                     costs["latency_ms"] = self.device.predict(config)
                 return costs | self.checks.predict(limits, config, peak=counts.peak_memory_bytes)
@@ -207,27 +231,25 @@ class Maker:
                 candidate, config = self.find(task, wanted, seed=seed)[0]
             clock.lap("search")
             graph = self.blueprint.cut(config)
-            content = graph.SerializeToString()
-            session = open_session(content, threads=self.threads)
+            reference = ORT.open(graph.SerializeToString(), threads=self.threads)
             clock.lap("cut")
-            error = self._parity(config, session)
+            error = self._parity(config, reference)
             clock.lap("parity")
-            final = session
-            if tail is not None:
-                content = append_decode(graph, tail).SerializeToString()
-                final = open_session(content, threads=self.threads)
-            measured = measure_session(final, threads=self.threads)
-            if self.here and measured.p50 > limits.get("latency_ms", np.inf):
-                # The machine may have been disturbed; the quieter of two measurements counts.
-                again = measure_session(final, threads=self.threads)
-                measured = min(measured, again, key=lambda measurement: measurement.p50)
+            files = self.production.files(config, graph if tail is None else append_decode(graph, tail))
+            session = reference if self.production.plain else self.production.open(files)
+            final = session if tail is None else self.production.open(files)
+            clock.lap("format")
+            timed = self.production.timed(config, files, final)
+            measured = self._measured(timed, limits)
             clock.lap("measure")
             found = {"latency_ms": measured.p50} if self.here else {}
+            if not self.production.plain:  # of ONNX the search knows the size
+                found["file_bytes"] = size_of(files)
             if measure_memory or "runtime_memory_bytes" in limits:
-                found["runtime_memory_bytes"] = memory = self.checks.memory(content)
+                found["runtime_memory_bytes"] = memory = self.checks.memory(files)
                 clock.lap("memory")
             if self.here and "energy_mj" in limits:
-                energy = self.checks.energy(final)
+                energy = self.checks.energy(timed)
                 found["energy_mj"] = energy.mj
                 clock.lap("energy")
             smallest = {name: min(value, smallest.get(name, np.inf)) for name, value in found.items()}
@@ -237,22 +259,15 @@ class Maker:
             wanted = tightened(wanted, limits, over=over, predicted=candidate.costs)
         for name in over:
             raise not_met(name, limits[name], smallest=smallest[name], rounds=number)
-        weights = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in graph.graph.initializer}
         return Model(
             config=config,
             mask=self.assembly.mask(config),
-            graph=content,
+            files=files,
             session=session,
-            weights=weights,
-            predicted=self._costs(config, limits=tuple(limits), file_bytes=len(content)),
-            measured=Latency(
-                p10=measured.p10,
-                p50=measured.p50,
-                p90=measured.p90,
-                runs=measured.runs,
-                warmup=measured.warmup,
-                threads=self.threads,
-            ),
+            reference=reference,
+            weights={tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in graph.graph.initializer},
+            predicted=self.costs(config, limits=tuple(limits), file_bytes=size_of(files)),
+            measured=measured,
             memory=memory,
             energy=energy,
             parity_error=error,
@@ -260,6 +275,21 @@ class Maker:
             seconds=clock.seconds,
             decode=decode,
             inside=inside,
+        )
+
+    def _measured(self, session: Session, limits: Mapping[str, float]) -> Latency:
+        measured = measure_session(session, threads=self.threads)
+        if self.here and measured.p50 > limits.get("latency_ms", np.inf):
+            # The machine may have been disturbed; the quieter of two measurements counts.
+            again = measure_session(session, threads=self.threads)
+            measured = min(measured, again, key=lambda measurement: measurement.p50)
+        return Latency(
+            p10=measured.p10,
+            p50=measured.p50,
+            p90=measured.p90,
+            runs=measured.runs,
+            warmup=measured.warmup,
+            threads=self.threads,
         )
 
     def _without_tail(self, limits: Mapping[str, float], tail: Decode | None) -> dict[str, float]:
@@ -270,13 +300,12 @@ class Maker:
             limits["file_bytes"] -= append_decode(whole, tail).ByteSize() - whole.ByteSize()
         return limits
 
-    def _parity(self, config: Config, session: onnxruntime.InferenceSession) -> float:
+    def _parity(self, config: Config, session: Session) -> float:
         """Compare a cut graph with the whole graph whose activations are multiplied by gates instead."""
         choices = {d.name: config[d.name] for d in self.blueprint.space if isinstance(d, Choice)}
         key = Config(choices)
         if key not in self._references:
-            inputs = self.folder.preprocess.apply(self.folder.calibration.images[:4])
-            self._references[key] = (open_session(self.blueprint.gated(choices)), inputs)
+            self._references[key] = (open_session(self.blueprint.gated(choices)), self._calibration(4))
         reference, inputs = self._references[key]
         expected = outputs_of(reference, inputs, gates=self._gates(config))
         error, scale = 0.0, 1.0
@@ -306,7 +335,9 @@ class Maker:
     def whole_ms(self) -> float:
         """Return the measured median latency of the whole network, measured once."""
         if self._whole_ms is None:
-            session = open_session(self.blueprint.cut(self.blueprint.space.largest()), threads=self.threads)
+            largest = self.blueprint.space.largest()
+            files = self.production.files(largest)
+            session = self.production.timed(largest, files, self.production.open(files))
             self._whole_ms = measure_session(session, threads=self.threads).p50
         return self._whole_ms
 
@@ -322,7 +353,7 @@ class Maker:
             geometry=folder.geometry,
         )
 
-    def quality(self, task: Task, session: onnxruntime.InferenceSession, sample: Sample) -> Quality:
+    def quality(self, task: Task, session: Session, sample: Sample) -> Quality:
         """Run a made model on labelled held-out pictures."""
         rating = self.judge.rate(session, task, sample)
         row = self.folder.quality["tasks"].get(task.text)
@@ -338,6 +369,37 @@ class Maker:
             else "held-out pictures of the factory's data",
         )
 
+    def sample(self, task: Task, *, seed: int) -> Sample | None:
+        """Draw labelled held-out pictures; None where none are labelled for the task."""
+        count = _QUALITY_PICTURES if self.production.plain else _CHECK_PICTURES
+        return self.judge.draw(task, count=count, seed=seed + 7_000_000)
+
+    def check(
+        self, task: Task, model: Model, quality: Quality | None, sample: Sample | None
+    ) -> FormatCheck | None:
+        """Compare the files of a made model with the graph that they were made from.
+
+        Args:
+            task: Its task.
+            model: The model.
+            quality: Quality of its files.
+            sample: The pictures of that.
+
+        Returns:
+            What was found; None where the file is that graph.
+
+        Raises:
+            ExportError: The files compute something else.
+        """
+        if self.production.plain:
+            return None
+        inputs = self._calibration(_CHECK_INPUTS)
+        found = compare(self.production.form, model.session, model.reference, inputs)
+        reference = None
+        if sample is not None and quality is not None:
+            reference = self.quality(task, model.reference, sample)
+        return with_quality(found, quality, reference)
+
     def pictures(self, task: Task, model: Model, sample: Sample) -> list[dict[str, Any]]:
         """Return pictures with the boxes of a made detector and of the whole network; none for others."""
         if not isinstance(self.judge, BoxJudge) or model.decode is None:
@@ -346,127 +408,3 @@ class Maker:
         config = task_config(self.blueprint, self.assembly, task, self.folder.vocabulary, everything)
         whole = open_session(self.blueprint.cut(config), threads=self.threads)
         return show_boxes(self.judge, sample, {"whole": whole, "made": model.session}, model.decode)
-
-
-def write_model(
-    maker: Maker, model: Model, *, task: Task, budget: Budget, out: Path, seed: int, started: float, key: str
-) -> Report:
-    """Write the model folder of a made model, all or nothing.
-
-    Args:
-        maker: What made it.
-        model: The model.
-        task: Its task.
-        budget: The request's ceilings.
-        out: Folder to write; must not exist or be empty.
-        seed: Seed of the request.
-        started: `time.perf_counter()` at the start of the request.
-        key: The request's key, see `Factory.request_key`.
-
-    Returns:
-        The report, which lies in the folder too.
-    """
-    folder, limits = maker.folder, budget.limits(whole_macs=maker.whole.macs)
-    clock = Clock()
-    judge = maker.judge
-    sample = judge.draw(task, count=_QUALITY_PICTURES, seed=seed + 7_000_000)
-    quality = None
-    if sample is not None and judge.available():
-        quality = maker.quality(task, model.session, sample)
-    pictures = [] if sample is None else maker.pictures(task, model, sample)
-    clock.lap("quality")
-    whole_ms = maker.whole_ms()
-    clock.lap("whole")
-    reached = model.predicted.model_dump(exclude_none=True)
-    if maker.here:
-        reached["latency_ms"] = model.measured.p50
-    if model.energy is not None:
-        reached["energy_mj"] = model.energy.mj
-    if model.memory is not None:
-        reached["runtime_memory_bytes"] = model.memory
-    files = {
-        "model": "model.onnx",
-        "weights": "model.safetensors",
-        "config": "config.json",
-        "labels": "labels.txt",
-        "preprocess": "preprocess.json",
-        "request": "request.json",
-        "report": "report.json",
-        "page": "report.html",
-    }
-    if model.decode is not None:
-        files |= {"decode": "decode.json", "pictures": "pictures.json"}
-    with new_folder(out) as target:
-        write_bytes(target / files["model"], model.graph)
-        write_bytes(target / files["weights"], save_safetensors(dict(model.weights)))
-        write_json(
-            target / files["config"],
-            {
-                "format_version": FORMAT_VERSION,
-                "builder": folder.network["builder"],
-                "arguments": folder.network["arguments"],
-                "config": dict(model.config),
-                "norms": "folded",
-            },
-        )
-        write_text(target / files["labels"], "\n".join(maker.judge.labels(task)) + "\n")
-        write_text(target / files["preprocess"], folder.preprocess.to_json())
-        if model.decode is not None:
-            write_json(target / files["decode"], decode_record(model.decode, inside=model.inside))
-            write_json(target / files["pictures"], pictures)
-        write_json(
-            target / files["request"],
-            {
-                "key": key,
-                "factory": folder.name,
-                "factory_sha256": sha256(folder.path / "manifest.json"),
-                "task": task.text,
-                "budget": budget.model_dump(exclude_none=True),
-                "device": None if maker.device is None else maker.device.name,
-                "seed": seed,
-                **({"decode": "inside" if model.inside else "outside"} if model.decode is not None else {}),
-            },
-        )
-        clock.lap("write")
-        seconds = {**model.seconds, **clock.seconds, "total": time.perf_counter() - started}
-        report = Report(
-            task=task.text,
-            known_task=known_task(folder, task),
-            factory=folder.name,
-            budget=budget,
-            device=None if maker.device is None else maker.device.name,
-            binding_limit=binding_limit(reached, limits),
-            predicted=model.predicted,
-            measured=model.measured,
-            measured_on=this_device_name(maker.threads),
-            whole_measured=whole_ms,
-            rounds=model.rounds,
-            parameters=model.predicted.parameters,
-            macs=model.predicted.macs,
-            macs_share=model.predicted.macs / maker.whole.macs,
-            whole=maker._costs(maker.blueprint.space.largest(), limits=tuple(limits)),
-            file_bytes=len(model.graph),
-            peak_memory_bytes=model.predicted.peak_memory_bytes,
-            runtime_memory_bytes=model.memory,
-            energy=model.energy,
-            seconds={part: round(value, 4) for part, value in seconds.items()},
-            parity_error=model.parity_error,
-            parity_reference="whole network in ONNX Runtime, activations multiplied by gates",
-            quality=quality,
-            curve=curve_of(folder, task),
-            blocks=tuple(
-                Block(name=s.name, bricks=tuple(i in model.config[s.name] for i in range(s.count)))
-                for s in maker.assembly.subsets
-            ),
-            choices={d.name: model.config[d.name] for d in maker.blueprint.space if isinstance(d, Choice)},
-            config_sha256=model.config.digest(),
-            seed=seed,
-            versions={**versions(), "machine": platform.machine()},
-            sha256={name: sha256(target / name) for name in (files["model"], files["weights"])},
-            files={role: str(out / name) for role, name in files.items()},
-            created=datetime.now(UTC).isoformat(timespec="seconds"),
-        )
-        write_json(target / files["report"], report.model_dump())
-        write_text(target / files["page"], render(report, pictures))
-        write_manifest(target, format_version=FORMAT_VERSION, kind="model", fields={"name": out.name})
-    return report

@@ -1,4 +1,4 @@
-"""What could be had instead of a model that cannot be made."""
+"""What to offer instead of a request that cannot be met."""
 
 from __future__ import annotations
 
@@ -33,7 +33,5 @@ def nearest_feasible(
         except InfeasibleError as another:
             error = another
             continue
-        return {
-            "limits": raised,
-            "costs": maker._costs(config, limits=tuple(limits)).model_dump(exclude_none=True),
-        }
+        costs = maker.costs(config, limits=tuple(limits))
+        return {"limits": raised, "costs": costs.model_dump(exclude_none=True)}

@@ -18,6 +18,7 @@ from brickyard.core.space import CLASSES, WORDS
 from brickyard.core.task import Task, Vocabulary
 from brickyard.data.examples import Examples, Preprocess
 from brickyard.data.geometry import GeometrySpec, task_scenes
+from brickyard.devices.runtimes import Session
 from brickyard.export.blueprint import Blueprint
 from brickyard.factory.folder import FactoryFolder
 from brickyard.factory.records import CurvePoint, Metric
@@ -37,7 +38,7 @@ def open_session(model: onnx.ModelProto | bytes, *, threads: int = 1) -> onnxrun
     return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
 
 
-def outputs_of(session: onnxruntime.InferenceSession, inputs: Floats, **fixed: Floats) -> list[Floats]:
+def outputs_of(session: Session, inputs: Floats, **fixed: Floats) -> list[Floats]:
     """Run a model of batch 1 on inputs `[N, channels, height, width]`.
 
     Args:
@@ -53,7 +54,7 @@ def outputs_of(session: onnxruntime.InferenceSession, inputs: Floats, **fixed: F
     return [np.concatenate(parts) for parts in zip(*rows, strict=True)]
 
 
-def scores_of(session: onnxruntime.InferenceSession, inputs: Floats) -> Floats:
+def scores_of(session: Session, inputs: Floats) -> Floats:
     """Run a model of batch 1 on inputs `[N, channels, height, width]`; scores `[N, outputs]`."""
     return outputs_of(session, inputs)[0]
 
@@ -177,7 +178,7 @@ class Judge(Protocol):
     def draw(self, task: Task, *, count: int, seed: int) -> Sample | None:
         """Return labelled held-out pictures, None where nothing is labelled for the task."""
 
-    def rate(self, session: onnxruntime.InferenceSession, task: Task, sample: Sample) -> Rating:
+    def rate(self, session: Session, task: Task, sample: Sample) -> Rating:
         """Run a model on labelled pictures."""
 
     def telling(self, sample: Sample) -> bool:
@@ -224,7 +225,7 @@ class AnswerJudge:
         )
         return None if found is None else Sample(*found)
 
-    def rate(self, session: onnxruntime.InferenceSession, task: Task, sample: Sample) -> Rating:
+    def rate(self, session: Session, task: Task, sample: Sample) -> Rating:
         """Return the quality of answers and the recalls, see `rate`."""
         scores = scores_of(session, self.preprocess.apply(sample.images))
         return Rating(*rate(task, self.vocabulary, scores, sample.truth))

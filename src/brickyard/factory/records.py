@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 
 from brickyard.core.errors import BudgetError
 
+FormatName = Literal["onnx", "onnx-int8", "openvino", "executorch"]
 Metric = Literal["balanced_accuracy", "accuracy", "ap50"]
 METRIC_NAMES = {"balanced_accuracy": "balanced accuracy", "accuracy": "accuracy", "ap50": "AP50"}
 
@@ -32,9 +33,9 @@ class Budget(Record):
         max_macs: Multiply-accumulate operations per picture: a number, or a share of the whole network
             such as `"25%"`.
         max_parameters: Number of parameters.
-        max_file_mb: Size of `model.onnx`, megabytes of 10**6 bytes.
+        max_file_mb: Size of the model's file in the format that is asked for, megabytes of 10**6 bytes.
         max_memory_mb: Peak of memory that the file takes in ONNX Runtime, measured in a process of its own,
-            megabytes of 10**6 bytes.
+            megabytes of 10**6 bytes; for the formats `onnx` and `onnx-int8`.
         energy_mj: Energy of one picture on the device, idle power included, millijoules.
 
     Raises:
@@ -201,6 +202,29 @@ class Quality(Record):
         return METRIC_NAMES[self.metric]
 
 
+class FormatCheck(Record):
+    """How files of another format than ONNX compare with the float32 graph that they were made from.
+
+    Attributes:
+        largest_difference: Largest difference of any score on calibration inputs.
+        largest_score: Largest score of the graph there.
+        agreement: Share of these inputs for which both answer the same; None for detectors.
+        inputs: Number of these inputs.
+        reference_quality: Quality of the graph on the pictures that the file's quality was measured on; None
+            without labels.
+        drop_points: How much lower the file's quality is, in points (hundredths); below 0 if it is higher.
+        warning: What to know before using the file; None if nothing.
+    """
+
+    largest_difference: float
+    largest_score: float
+    agreement: float | None
+    inputs: int
+    reference_quality: float | None = None
+    drop_points: float | None = None
+    warning: str | None = None
+
+
 class CurvePoint(Record):
     """One point of the curve from limit to quality, measured when the factory was trained.
 
@@ -236,25 +260,28 @@ class Report(Record):
         known_task: Whether the very combination was trained; None for class subsets.
         factory: Name of the factory.
         budget: The request's ceilings.
+        format: Format of the model's file.
         device: Name of the device profile, None when latency plays no part.
         binding_limit: The ceiling that is nearest to being reached, None without ceilings.
         predicted: Costs before the file was written.
         measured: Latency of the file on the machine that made it.
-        measured_on: Name of that machine; a device of another name was not measured but predicted.
+        measured_on: Name of that machine, with runtime, precision and threads; a device of another name was
+            not measured but predicted.
         whole_measured: Latency of the whole network's file on the same device, milliseconds, median.
         rounds: How often the latency limit was tightened and the model made again, plus one.
         parameters: Exact.
         macs: Exact.
         macs_share: Share of the whole network's MACs.
         whole: Costs of the whole network.
-        file_bytes: Exact size of `model.onnx`.
-        peak_memory_bytes: Weights and live activations, counted.
+        file_bytes: Exact size of the model's file, or of both where the format has two.
+        peak_memory_bytes: Weights and live activations, in 32-bit numbers, counted.
         runtime_memory_bytes: Peak of memory in ONNX Runtime, measured in a process of its own; None where it
             was not asked for.
         energy: Measured where energy is limited and the device is this machine.
         seconds: Time by part; `total` is all of it.
-        parity_error: Largest difference of any score between the file and the reference.
-        parity_reference: What the file was compared with.
+        parity_error: Largest difference of any score between the cut graph and the reference.
+        parity_reference: What the cut graph was compared with.
+        format_check: How the file compares with the cut graph; None for ONNX, where they are the same.
         quality: On held-out pictures, None without labels.
         curve: Limit to quality, from the factory's training.
         blocks: Which bricks are on.
@@ -272,6 +299,7 @@ class Report(Record):
     known_task: bool | None
     factory: str
     budget: Budget
+    format: FormatName = "onnx"
     device: str | None
     binding_limit: LimitName | None
     predicted: Costs
@@ -290,6 +318,7 @@ class Report(Record):
     seconds: dict[str, float]
     parity_error: float
     parity_reference: str
+    format_check: FormatCheck | None = None
     quality: Quality | None
     curve: tuple[CurvePoint, ...]
     blocks: tuple[Block, ...]

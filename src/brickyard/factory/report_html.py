@@ -20,10 +20,11 @@ _NOT_COUNTED = (
     "are not in it.",
     "<b>MACs</b> are those of convolutions and linear layers; activations, pooling, additions and scalings "
     "are not counted.",
-    "<b>Weights and activations</b> are what lives at the worst moment, as counted from the graph; the "
-    "runtime's own code, buffers and packed copies of weights come on top.",
+    "<b>Weights and activations</b> are what lives at the worst moment, as counted from the graph in 32-bit "
+    "numbers; the runtime's own code, buffers and packed copies of weights come on top.",
     "<b>Memory in the runtime</b>, where it was asked for, is measured on the machine that made the file: by "
-    "how much the peak of a fresh process grows while it loads the file and runs it. Code is not in it.",
+    "how much the peak of a fresh process grows while ONNX Runtime loads the file and runs it. Code is "
+    "not in it.",
     "<b>Energy</b> is that of the processor package by its own counter, idle power and whatever else runs "
     "included; memory chips and the rest of the machine are not in it. With the profile or table of another "
     "machine it is predicted.",
@@ -302,6 +303,24 @@ def _energy(report: Report) -> str:
     return "<h3>Energy</h3>" + _pairs(facts)
 
 
+def _format(report: Report) -> str:
+    check = report.format_check
+    if check is None:
+        return ""
+    facts: list[tuple[object, object]] = [
+        ("Format", report.format),
+        ("compared with", "the model in ONNX Runtime, 32-bit numbers"),
+        ("Largest difference of any score", f"{check.largest_difference:.2e} of {check.largest_score:.3g}"),
+    ]
+    if check.agreement is not None:
+        facts.append(("Answers that agree", f"{check.agreement:.1%} of {check.inputs} calibration pictures"))
+    if check.reference_quality is not None:
+        facts.append(("Quality in 32-bit numbers", f"{check.reference_quality:.4f}"))
+        facts.append(("Points lost", f"{check.drop_points:.1f}"))
+    warning = "" if check.warning is None else f'<p class="no">{xml_text(check.warning)}</p>'
+    return _card("Format of the file", warning, _pairs(facts))
+
+
 def _seconds(report: Report) -> str:
     total = report.seconds.get("total") or sum(report.seconds.values()) or 1.0
     rows = [
@@ -341,6 +360,7 @@ def render(report: Report, pictures: Sequence[Mapping[str, Any]] = ()) -> str:
         _pictures(report, pictures),
         _seconds(report),
         _checks(report),
+        _format(report),
         _files(report),
         plain,
     )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +57,28 @@ def load_model(folder: str | Path, *, network: Network | None = None) -> nn.Modu
     twin = network.extract(record["config"])
     _load(twin, path / "model.safetensors")
     return twin.eval()
+
+
+class Twins:
+    """Builds the plain torch twins of a factory's subnets.
+
+    Args:
+        folder: The factory folder.
+        network: Its network, left as it is, where it is the user's own and not a registered one.
+
+    Raises:
+        ArtifactError: The network is the user's own and was not given, or the weights do not fit it.
+    """
+
+    def __init__(self, folder: Path, network: Network | None = None) -> None:
+        self._network = load_network(folder) if network is None else copy.deepcopy(network).eval()
+        if network is not None:
+            _load(self._network.root, folder / "model.safetensors")
+        fold_norms_(self._network.root, self._network.norm_pairs)
+
+    def __call__(self, config: Mapping[str, Any]) -> nn.Module:
+        """Build the twin of a config, in evaluation mode, with the factory's weights."""
+        return self._network.extract(config).eval()
 
 
 def _build(record: dict[str, Any], folder: Path) -> Network:
