@@ -201,11 +201,15 @@ class _Workers:
 
     def submit(self, given: Mapping[str, Any]) -> Future[Answer]:
         """Answer a request now, or as soon as a worker is free."""
-        if self.pool is not None:
-            return self.pool.submit(_answer_there, given)
         future: Future[Answer] = Future()
-        future.set_result(_answer(self.factory, given, self.threads))
-        return future
+        if self.pool is None:
+            future.set_result(_answer(self.factory, given, self.threads))
+            return future
+        try:
+            return self.pool.submit(_answer_there, given)
+        except BrokenProcessPool as error:  # who waits for the answer is told
+            future.set_exception(error)
+            return future
 
 
 def _answer(factory: Factory, given: Mapping[str, Any], threads: int) -> Answer:
