@@ -10,23 +10,20 @@ Every number is a row of a CSV file below benchmarks/results.
 from __future__ import annotations
 
 import argparse
-import json
-import os
 from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import _adaptor
 import numpy as np
-from _factories import KEPT, Kept, kept_factories, use_threads
-from _record import Ledger, Row, columns, mean, pick, say, table
+from _command import begin, finish, ledger_of, numbers, options
+from _factories import Kept, kept_factories
+from _record import Ledger, Row, columns, mean, pick, say
 
 if TYPE_CHECKING:
     from _peers import Effort
 
 SECTIONS = ("quality", "controls", "peers", "time", "limits", "overhead", "digits", "cifar")
 QUICK = ("quality", "controls", "time", "limits", "overhead")
-RESULTS = Path(__file__).parent / "results"
 
 # What is wanted of each figure; a text, since it is printed.
 TARGETS = {
@@ -191,29 +188,9 @@ def _train_missing(arguments: argparse.Namespace, wanted: list[str]) -> None:
                 train(what, seed, threads=arguments.threads, kept=arguments.kept)
 
 
-def _numbers(text: str) -> list[int]:
-    return [int(part) for part in text.split(",")]
-
-
 def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-    )
-    parser.add_argument("--only", help=f"sections, with commas: {','.join(SECTIONS)}")
-    parser.add_argument(
-        "--quick", action="store_true", help="measure what a minute allows, take the rest from kept CSV"
-    )
-    parser.add_argument(
-        "--json", action="store_true", help="end with one line of JSON on stdout: the figures"
-    )
+    parser = options(__doc__, SECTIONS)
     parser.add_argument("--train", action="store_true", help="train kept factories that lack (hours)")
-    parser.add_argument("--seeds", type=_numbers, default=[0, 1, 2], help="seeds of the factories")
-    parser.add_argument("--threads", type=int, default=1, help="threads of torch and of the runtime")
-    parser.add_argument(
-        "--data", help=f"folder of real data; else the environment variable {_adaptor.VARIABLE}"
-    )
-    parser.add_argument("--kept", type=Path, default=KEPT, help="where factories are kept")
-    parser.add_argument("--results", type=Path, default=RESULTS, help="where the CSV files lie")
     parser.add_argument("--most", type=int, help="most tasks of each group, or class subsets")
     parser.add_argument("--requests", type=int, help="latency requests of the section limits")
     parser.add_argument("--alone", type=int, default=4, help="tasks that peers train alone")
@@ -221,10 +198,10 @@ def _arguments() -> argparse.Namespace:
         "--tune-steps", type=int, default=1000, help="fine-tuning of cuts on the generic objective"
     )
     parser.add_argument(
-        "--schedules", type=_numbers, default=[300, 1000, 3000], help="steps of nets for a task"
+        "--schedules", type=numbers, default=[300, 1000, 3000], help="steps of nets for a task"
     )
     parser.add_argument(
-        "--short-schedules", type=_numbers, default=[100, 300, 1000], help="steps of tuning for a task"
+        "--short-schedules", type=numbers, default=[100, 300, 1000], help="steps of tuning for a task"
     )
     return parser.parse_args()
 
@@ -232,28 +209,13 @@ def _arguments() -> argparse.Namespace:
 def main() -> None:
     """Read the command line, measure, print tables to stderr (stdout without --json) and the figures."""
     arguments = _arguments()
-    wanted = arguments.only.split(",") if arguments.only else list(QUICK if arguments.quick else SECTIONS)
-    unknown = [name for name in wanted if name not in SECTIONS]
-    if unknown:
-        raise SystemExit(f"section {unknown[0]!r} is unknown; known: {', '.join(SECTIONS)}")
-    if arguments.data:
-        os.environ[_adaptor.VARIABLE] = arguments.data
-    use_threads(arguments.threads)
+    wanted = begin(arguments, SECTIONS, QUICK)
     np.seterr(all="raise", under="ignore")
     if arguments.train:
         _train_missing(arguments, wanted)
-    ledger = Ledger(arguments.results, mode="quick" if arguments.quick else "full", threads=arguments.threads)
+    ledger = ledger_of(arguments, "customize")
     _measure(ledger, arguments, wanted)
-    write = say if arguments.json else print
-    for name in SECTIONS:
-        if ledger.section(name):
-            write(table(ledger, name) + "\n")
-    values, text = figures(ledger)
-    write(f"== figures: {ledger.device}, {arguments.threads} thread(s), fp32\n{text}")
-    if ledger.rows:
-        write(f"rows appended to {ledger.path}")
-    if arguments.json:
-        print(json.dumps(values))
+    finish(ledger, arguments, SECTIONS, figures)
 
 
 if __name__ == "__main__":

@@ -10,18 +10,14 @@ Every number is a row of a CSV file below benchmarks/results.
 from __future__ import annotations
 
 import argparse
-import json
-import os
-from pathlib import Path
 
 import _adaptor
 import _detect
 import numpy as np
-from _factories import KEPT, use_threads
-from _record import Ledger, Row, columns, mean, pick, say, table
+from _command import begin, finish, ledger_of, options
+from _record import Ledger, Row, columns, mean, pick, say
 
 SECTIONS = ("geometry", "bccd")
-RESULTS = Path(__file__).parent / "results"
 
 # What is wanted of each figure; a text, since it is printed.
 TARGETS = {
@@ -104,32 +100,12 @@ def _train(arguments: argparse.Namespace, wanted: list[str]) -> None:
                 say(str(_detect.train_ungated(name, seed, **common)))
 
 
-def _numbers(text: str) -> list[int]:
-    return [int(part) for part in text.split(",")]
-
-
 def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-    )
-    parser.add_argument("--only", help=f"sections, with commas: {','.join(SECTIONS)}")
-    parser.add_argument(
-        "--quick", action="store_true", help="measure what a minute allows, take the rest from kept CSV"
-    )
-    parser.add_argument(
-        "--json", action="store_true", help="end with one line of JSON on stdout: the figures"
-    )
+    parser = options(__doc__, SECTIONS)
     parser.add_argument(
         "--train", action="store_true", help="train what lacks; a killed run goes on where it was"
     )
     parser.add_argument("--train-only", action="store_true", help="train what lacks, and measure nothing")
-    parser.add_argument("--seeds", type=_numbers, default=[0, 1, 2], help="seeds of the factories")
-    parser.add_argument("--threads", type=int, default=1, help="threads of torch and of the runtime")
-    parser.add_argument(
-        "--data", help=f"folder of real data; else the environment variable {_adaptor.VARIABLE}"
-    )
-    parser.add_argument("--kept", type=Path, default=KEPT, help="where factories are kept")
-    parser.add_argument("--results", type=Path, default=RESULTS, help="where the CSV files lie")
     parser.add_argument("--most", type=int, help="most tasks of each group of scenes")
     return parser.parse_args()
 
@@ -137,30 +113,14 @@ def _arguments() -> argparse.Namespace:
 def main() -> None:
     """Read the command line, measure, print tables to stderr (stdout without --json) and the figures."""
     arguments = _arguments()
-    wanted = arguments.only.split(",") if arguments.only else list(SECTIONS)
-    unknown = [name for name in wanted if name not in SECTIONS]
-    if unknown:
-        raise SystemExit(f"section {unknown[0]!r} is unknown; known: {', '.join(SECTIONS)}")
-    if arguments.data:
-        os.environ[_adaptor.VARIABLE] = arguments.data
-    use_threads(arguments.threads)
+    wanted = begin(arguments, SECTIONS, SECTIONS)
     if arguments.train or arguments.train_only:
         _train(arguments, wanted)
     if arguments.train_only:
         return
-    mode = "quick" if arguments.quick else "full"
-    ledger = Ledger(arguments.results, mode=mode, threads=arguments.threads, benchmark="detection")
+    ledger = ledger_of(arguments, "detection")
     _measure(ledger, arguments, wanted)
-    write = say if arguments.json else print
-    for name in SECTIONS:
-        if ledger.section(name):
-            write(table(ledger, name) + "\n")
-    values, text = figures(ledger)
-    write(f"== figures: {ledger.device}, {arguments.threads} thread(s), fp32\n{text}")
-    if ledger.rows:
-        write(f"rows appended to {ledger.path}")
-    if arguments.json:
-        print(json.dumps(values))
+    finish(ledger, arguments, SECTIONS, figures)
 
 
 if __name__ == "__main__":

@@ -4,30 +4,28 @@
     python benchmarks/real_images.py --data DIR --only bulk    some sections
     python benchmarks/real_images.py --quick --json            about a minute; the rest from the kept CSV
     python benchmarks/_train_factories.py --what resnet56 --seed 0 --data DIR             ours
-    python benchmarks/_train_factories.py --what resnet56 --seed 0 --data DIR --generic   fine-tuned whole
+    python benchmarks/_train_factories.py --what resnet56 --seed 0 --data DIR --generic   trained on whole
 
-Both start from the same weights and see the same number of pictures. Every number is a row of a CSV file.
+Both start from the same network, which the first of the two fine-tunes whole and keeps, and then see the same
+number of pictures. Every number is a row of a CSV file.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from pathlib import Path
 
 import _adaptor
 import numpy as np
-from _factories import KEPT, Kept, kept_factories, use_threads
-from _record import Ledger, Row, columns, mean, pick, say, table
+from _command import begin, finish, ledger_of, numbers, options
+from _factories import Kept, kept_factories, resnet56, tuned_weights
+from _record import Ledger, Row, columns, mean, pick, say
 
 SECTIONS = ("whole", "half", "subsets", "limits", "runtimes", "bulk")
 QUICK = ("whole", "bulk")
-RESULTS = Path(__file__).parent / "results"
 WHAT = "resnet56"
-ALL_ON, FILTER, OURS = "ours, all bricks on", "whole network + output filter", "ours"
+ALL_ON, OURS = "ours, all bricks on", "ours"
 RULE = "50%, equal latency"
 
 TARGETS = {
@@ -65,6 +63,10 @@ def whole(ledger: Ledger, entries: Sequence[Kept], *, count: int) -> None:
             ledger.add(
                 "whole", "trained network as it came", "accuracy", accuracy(entry.fresh_network()), **more
             )
+        start = tuned_weights(entry.seed, kept=entry.path.parent)
+        if start.is_file():
+            value = accuracy(resnet56(start))
+            ledger.add("whole", "fine-tuned whole, where ours starts", "accuracy", value, **more)
         if entry.generic_path is not None:
             tuned = entry.generic()
             assert tuned is not None
@@ -216,64 +218,28 @@ def _subset_gap(ledger: Ledger) -> float | None:
     return 100 * float(np.mean(means)) if means else None
 
 
-def _numbers(text: str) -> list[int]:
-    return [int(part) for part in text.split(",")]
-
-
 def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-    )
-    parser.add_argument("--only", help=f"sections, with commas: {','.join(SECTIONS)}")
-    parser.add_argument("--quick", action="store_true", help="measure what a minute allows")
-    parser.add_argument("--json", action="store_true", help="end with one line of JSON: the figures")
-    parser.add_argument("--seeds", type=_numbers, default=[0, 1, 2], help="seeds of the factories")
-    parser.add_argument("--threads", type=int, default=1, help="threads of torch and of the runtime")
-    parser.add_argument(
-        "--data", help=f"folder of real data; else the environment variable {_adaptor.VARIABLE}"
-    )
-    parser.add_argument("--kept", type=Path, default=KEPT, help="where factories are kept")
-    parser.add_argument("--results", type=Path, default=RESULTS, help="where the CSV files lie")
+    parser = options(__doc__, SECTIONS)
     parser.add_argument("--requests", type=int, help="latency requests of a device")
     parser.add_argument("--bulk", type=int, help="requests of the section bulk")
     parser.add_argument("--pictures", type=int, default=10_000, help="test pictures of the section half")
     parser.add_argument("--subsets", type=int, default=4, help="class subsets")
     parser.add_argument("--tune-steps", type=int, default=390, help="fine-tuning of library cuts, first seed")
-    parser.add_argument("--schedules", type=_numbers, default=[1000], help="steps of nets for a task")
-    parser.add_argument("--short-schedules", type=_numbers, default=[300], help="steps of tuned cuts")
+    parser.add_argument("--schedules", type=numbers, default=[1000], help="steps of nets for a task")
+    parser.add_argument("--short-schedules", type=numbers, default=[300], help="steps of tuned cuts")
     return parser.parse_args()
 
 
 def main() -> None:
     """Read the command line, measure, print tables to stderr (stdout without --json) and the figures."""
     arguments = _arguments()
-    wanted = arguments.only.split(",") if arguments.only else list(QUICK if arguments.quick else SECTIONS)
-    unknown = [name for name in wanted if name not in SECTIONS]
-    if unknown:
-        raise SystemExit(f"section {unknown[0]!r} is unknown; known: {', '.join(SECTIONS)}")
-    if arguments.data:
-        os.environ[_adaptor.VARIABLE] = arguments.data
-    use_threads(arguments.threads)
-    ledger = Ledger(
-        arguments.results,
-        mode="quick" if arguments.quick else "full",
-        threads=arguments.threads,
-        benchmark="real_images",
-    )
+    wanted = begin(arguments, SECTIONS, QUICK)
+    ledger = ledger_of(arguments, "real_images")
     if _adaptor.has_cifar10():
         _measure(ledger, arguments, wanted)
     else:
         say(f"nothing is measured without real data; name its folder by --data DIR or {_adaptor.VARIABLE}")
-    write = say if arguments.json else print
-    for name in SECTIONS:
-        if ledger.section(name):
-            write(table(ledger, name) + "\n")
-    values, text = figures(ledger)
-    write(f"== figures: {ledger.device}, {arguments.threads} thread(s), fp32\n{text}")
-    if ledger.rows:
-        write(f"rows appended to {ledger.path}")
-    if arguments.json:
-        print(json.dumps(values))
+    finish(ledger, arguments, SECTIONS, figures)
 
 
 if __name__ == "__main__":

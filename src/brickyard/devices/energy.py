@@ -197,7 +197,8 @@ def _packages(root: Path) -> list[Path]:
     found = [zone for zone in zones if _text(zone / "name").startswith("package")]
     if not found:
         raise DeviceError(
-            f"this machine has no readable energy counter: {root} has no zone of a processor package"
+            f"this machine has no readable energy counter: {root} has no zone of a processor package. Leave "
+            "energy out, or name a device whose profile or table tells it"
         )
     return found
 

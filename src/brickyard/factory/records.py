@@ -56,7 +56,8 @@ class Budget(Record):
             first = error.errors()[0]
             name = ".".join(str(part) for part in first["loc"]) or "budget"
             raise BudgetError(
-                f"{name} = {first.get('input')!r} is not a usable limit ({first['msg']}); known limits: "
+                f"{name} = {first.get('input')!r} is not a usable limit "
+                f"({first['msg'].removeprefix('Value error, ')}); known limits: "
                 f"{', '.join(type(self).model_fields)}, each a number above 0"
             ) from None
 

@@ -20,6 +20,7 @@ from brickyard.core.plain import TopDown
 from brickyard.networks import NETWORKS
 from brickyard.networks.detection.heads import center_head
 from brickyard.networks.vision.heads import HeadKind
+from brickyard.networks.vision.residual import residual_stages, stem
 
 OUTPUTS = ("heat", "boxes")
 """Names of what a detector gives, in order."""
@@ -82,29 +83,15 @@ def center_detector(
             value=image_size,
             allowed=f"multiples of {deepest}",
         )
-    stem = nn.Sequential(
-        OrderedDict(
-            conv=ElasticConv2d(in_channels, widths[0], stem_kernel, stride=stride),
-            norm=ElasticBatchNorm2d(widths[0]),
-            act=nn.ReLU(),
-        )
+    first = stem(in_channels, widths[0], stem_kernel, stride=stride)
+    stages = residual_stages(
+        widths=widths,
+        blocks_per_stage=blocks_per_stage,
+        groups_per_block=tuple(inner // group_channels for inner in inner_channels),
+        group_channels=(group_channels,) * len(widths),
+        block_kernels=block_kernels,
+        strides=(1,) + (2,) * (len(widths) - 1),
     )
-    stages, channels = [], widths[0]
-    for stage, (width, count) in enumerate(zip(widths, blocks_per_stage, strict=True)):
-        blocks = []
-        for block in range(count):
-            blocks.append(
-                residual_block(
-                    channels,
-                    width,
-                    groups=Subset(f"stage{stage}.block{block}", inner_channels[stage] // group_channels),
-                    group_channels=group_channels,
-                    kernel_sizes=block_kernels,
-                    stride=2 if stage > 0 and block == 0 else 1,
-                )
-            )
-            channels = width
-        stages.append(nn.Sequential(*blocks))
     laterals = [
         nn.Sequential(
             OrderedDict(conv=ElasticConv2d(width, neck_channels, 1), norm=ElasticBatchNorm2d(neck_channels))
@@ -125,7 +112,7 @@ def center_detector(
         groups=Subset("head.shared", head_channels // group_channels, minimum=1),
         group_channels=group_channels,
     )
-    root = nn.Sequential(OrderedDict(stem=stem, pyramid=TopDown(stages, laterals), neck=neck, head=head))
+    root = nn.Sequential(OrderedDict(stem=first, pyramid=TopDown(stages, laterals), neck=neck, head=head))
     return Network(root, input_shape=(in_channels, *sides), outputs=OUTPUTS)
 
 

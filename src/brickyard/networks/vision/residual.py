@@ -13,6 +13,58 @@ from brickyard.networks import NETWORKS
 from brickyard.networks.vision.heads import HeadKind, head
 
 
+def stem(in_channels: int, channels: int, kernel: int, *, stride: int) -> nn.Sequential:
+    """Build the first layer: a convolution with normalisation and activation, always whole."""
+    return nn.Sequential(
+        OrderedDict(
+            conv=ElasticConv2d(in_channels, channels, kernel, stride=stride),
+            norm=ElasticBatchNorm2d(channels),
+            act=nn.ReLU(),
+        )
+    )
+
+
+def residual_stages(
+    *,
+    widths: tuple[int, ...],
+    blocks_per_stage: tuple[int, ...],
+    groups_per_block: tuple[int, ...],
+    group_channels: tuple[int, ...],
+    block_kernels: tuple[int, int],
+    strides: tuple[int, ...],
+) -> list[nn.Sequential]:
+    """Build stages of residual blocks; every block owns one `Subset` named `stage<i>.block<j>`.
+
+    Args:
+        widths: Channels of the residual stream in each stage; the first is also what comes in.
+        blocks_per_stage: Blocks in each stage.
+        groups_per_block: Groups of inner channels per block, for each stage.
+        group_channels: Channels per group, for each stage.
+        block_kernels: Odd kernels of a block's two convolutions.
+        strides: Stride of each stage's first block.
+
+    Returns:
+        One sequence of blocks per stage.
+    """
+    stages, channels = [], widths[0]
+    for stage, (width, count) in enumerate(zip(widths, blocks_per_stage, strict=True)):
+        blocks = []
+        for block in range(count):
+            blocks.append(
+                residual_block(
+                    channels,
+                    width,
+                    groups=Subset(f"stage{stage}.block{block}", groups_per_block[stage]),
+                    group_channels=group_channels[stage],
+                    kernel_sizes=block_kernels,
+                    stride=strides[stage] if block == 0 else 1,
+                )
+            )
+            channels = width
+        stages.append(nn.Sequential(*blocks))
+    return stages
+
+
 def residual_cnn(
     *,
     num_outputs: int,
@@ -47,35 +99,20 @@ def residual_cnn(
     Returns:
         The network.
     """
-    strides = stage_strides or (1,) + (2,) * (len(widths) - 1)
-    stem = nn.Sequential(
-        OrderedDict(
-            conv=ElasticConv2d(in_channels, widths[0], stem_kernel, stride=stem_stride),
-            norm=ElasticBatchNorm2d(widths[0]),
-            act=nn.ReLU(),
-        )
+    first = stem(in_channels, widths[0], stem_kernel, stride=stem_stride)
+    stages = residual_stages(
+        widths=widths,
+        blocks_per_stage=blocks_per_stage,
+        groups_per_block=groups_per_block,
+        group_channels=group_channels,
+        block_kernels=block_kernels,
+        strides=stage_strides or (1,) + (2,) * (len(widths) - 1),
     )
-    stages, channels = [], widths[0]
-    for stage, (width, count) in enumerate(zip(widths, blocks_per_stage, strict=True)):
-        blocks = []
-        for block in range(count):
-            groups = Subset(f"stage{stage}.block{block}", groups_per_block[stage])
-            stride = strides[stage] if block == 0 else 1
-            blocks.append(
-                residual_block(
-                    channels,
-                    width,
-                    groups=groups,
-                    group_channels=group_channels[stage],
-                    kernel_sizes=block_kernels,
-                    stride=stride,
-                )
-            )
-            channels = width
-        stages.append(nn.Sequential(*blocks))
     root = nn.Sequential(
         OrderedDict(
-            stem=stem, stages=nn.Sequential(*stages), head=head(head_kind, channels, num_outputs=num_outputs)
+            stem=first,
+            stages=nn.Sequential(*stages),
+            head=head(head_kind, widths[-1], num_outputs=num_outputs),
         )
     )
     return Network(root, input_shape=(in_channels, image_size, image_size))
