@@ -17,6 +17,7 @@ from pathlib import Path
 
 import _adaptor
 import numpy as np
+import recipes
 import torch
 from _alone import BatchPool
 from _factories import (
@@ -55,7 +56,6 @@ from brickyard.train.tasks import PropertyQuestions, split_tasks
 
 RESULTS = Path(__file__).parent / "results"
 _POOL = 20_000
-_TUNING_RATE = 2e-3  # of the ResNet-56 that is fine-tuned whole before anything else
 
 
 def train(what: str, seed: int, *, threads: int = 1, kept: Path = KEPT) -> Path:
@@ -88,7 +88,8 @@ def train(what: str, seed: int, *, threads: int = 1, kept: Path = KEPT) -> Path:
     if what == "resnet56":
         tuned = tuned_weights(seed, kept=kept)
         if not tuned.is_file():
-            _whole(what, seed, target=tuned, kept=kept, network=resnet56(), rate=_TUNING_RATE)
+            tuning = {"steps": recipes.TUNING_STEPS, "rate": recipes.TUNING_RATE}
+            _whole(what, seed, target=tuned, kept=kept, network=resnet56(), **tuning)
         network = resnet56(tuned)
     return train_factory(
         data_of(what, seed), settings, out=out, progress=progress, name=out.name, network=network
@@ -150,19 +151,25 @@ def generic(entry: Kept, *, kept: Path) -> Path:
         network = entry.fresh_network()
     if settings.backbone_weights is not None:
         network.root.load_state_dict(load_file(settings.backbone_weights), strict=False)
-    rate = settings.backbone_rate
-    _whole(entry.what, entry.seed, target=target, kept=kept, network=network, rate=rate)
+    steps = settings.backbone_steps + settings.train.steps
+    _whole(
+        entry.what,
+        entry.seed,
+        target=target,
+        kept=kept,
+        network=network,
+        steps=steps,
+        rate=settings.backbone_rate,
+    )
     return target
 
 
-def _whole(what: str, seed: int, *, target: Path, kept: Path, network: Network, rate: float) -> None:
-    """Train a network with everything on for as many steps as a factory takes, and keep its weights."""
+def _whole(
+    what: str, seed: int, *, target: Path, kept: Path, network: Network, steps: int, rate: float
+) -> None:
+    """Train a network with everything on, and keep its weights."""
     settings = settings_of(what, seed, kept=kept)
-    train_settings = replace(
-        settings.train,
-        steps=settings.backbone_steps + settings.train.steps,
-        learning_rate=rate,
-    )
+    train_settings = replace(settings.train, steps=steps, learning_rate=rate)
     work = kept / f"{target.name.removesuffix('.safetensors')}.training"
     work.mkdir(parents=True, exist_ok=True)
     fast_layout_(network)

@@ -21,6 +21,9 @@ def digits_settings(seed: int) -> BuildSettings:
     )
 
 
+TUNING_STEPS, TUNING_RATE = 780, 2e-3  # of the ResNet-56 that is fine-tuned whole before anything else
+
+
 def resnet56_settings(seed: int) -> BuildSettings:
     """Return the recipe for CIFAR-10 from the fine-tuned ResNet-56, modularized: five epochs in all.
 
