@@ -12,12 +12,14 @@ import torch
 from onnx import numpy_helper
 from torch import nn
 
-from brickyard.bricks import Alternatives, ElasticConv2d, ElasticLinear, fold_norms_
+from brickyard.bricks import Alternatives, ElasticBatchNorm2d, ElasticConv2d, ElasticLinear, fold_norms_
 from brickyard.core.brick import Width
 from brickyard.core.config import Config
 from brickyard.core.decision import Choice, Option, Subset
 from brickyard.core.errors import ArtifactError, ConfigError, ExportError
 from brickyard.core.network import Network
+from brickyard.core.norm_sets import NormSets
+from brickyard.core.space import block_subsets
 from brickyard.export.blueprint import Blueprint
 from brickyard.export.whole import export_blueprint, export_plain
 from brickyard.networks import NETWORKS, build
@@ -27,6 +29,7 @@ PICO = [name for name in NETWORKS if name.endswith("pico")]
 CASES = [
     *((name, kind) for name in PICO for kind in ("presence", "classes")),
     ("residual_cnn_small", "presence"),
+    *((name, "norm sets") for name in PICO),
 ]
 
 
@@ -40,8 +43,24 @@ class Case:
 @pytest.fixture(scope="module", params=CASES, ids="-".join)
 def case(request: pytest.FixtureRequest) -> Case:
     name, kind = request.param
-    network = prepared(build(name, head_kind=kind))
+    if kind == "norm sets":
+        network = with_norm_sets(prepared(build(name, head_kind="classes")))
+    else:
+        network = prepared(build(name, head_kind=kind))
     return Case(network, export_blueprint(network), sampled_configs(network.space, samples=10))
+
+
+def with_norm_sets(network: Network) -> Network:
+    """Give a network three norm sets that differ; the first is that of everything on alone."""
+    blocks = block_subsets(network.space)
+    part = 0.9 / sum(block.count for block in blocks)
+    shares = {block.name: (part,) * block.count for block in blocks}
+    network.add_norm_sets(NormSets((1.0, 0.6), shares, 0.1))
+    for norm in network.modules():
+        if isinstance(norm, ElasticBatchNorm2d):
+            for tensor in (norm.weight, norm.bias, norm.running_mean, norm.running_var):
+                tensor.data += 0.5 * torch.rand_like(tensor)
+    return network
 
 
 @pytest.fixture(scope="module")
@@ -96,11 +115,15 @@ def test_cut_equals_torch(case: Case):
 def test_initializers_are_the_state_dict_of_the_folded_twin(case: Case):
     folded = copy.deepcopy(case.network)
     fold_norms_(folded.root)
+    sets = case.network.norm_sets
     for config in case.configs:
-        twin = folded.extract(config).state_dict()
         cut = weights(case.blueprint.cut(config))
+        plain = (folded if sets is None else case.network).extract(config)
+        fold_norms_(plain, case.network.norm_pairs)
+        twin = plain.state_dict()
         assert set(cut) == set(twin)
-        assert all(np.array_equal(cut[name], tensor.numpy()) for name, tensor in twin.items()), config
+        same = np.array_equal if sets is None else close
+        assert all(same(cut[name], tensor.numpy()) for name, tensor in twin.items()), config
 
 
 def test_gates_compute_what_cutting_does(case: Case):
@@ -109,7 +132,10 @@ def test_gates_compute_what_cutting_does(case: Case):
     for config in case.configs:
         space, blocks = case.blueprint.space, case.blueprint.blocks
         gates = np.concatenate([space[name].encode(config[name]) for name in blocks])
-        reference = case.blueprint.gated({name: config[name] for name in choices})
+        sets = case.network.norm_sets
+        reference = case.blueprint.gated(
+            {name: config[name] for name in choices}, norm_set=0 if sets is None else sets.of(config)
+        )
         onnx.checker.check_model(reference, full_check=True)
         parts = outputs(reference, image=image, gates=gates.astype(np.float32))
         if "classes" in config:  # cuts the first output alone
@@ -319,4 +345,35 @@ def test_a_wrong_cut_is_noticed(monkeypatch):
 
     monkeypatch.setattr(Network, "cuts", wrong)
     with pytest.raises((ExportError, TypeError)):
+        export_blueprint(network)
+
+
+def test_subnets_of_different_size_use_their_own_norm_set(tmp_path):
+    network = with_norm_sets(prepared(build("residual_cnn_pico")))
+    blueprint = export_blueprint(network)
+    space, sets = network.space, network.norm_sets
+    assert sets is not None
+    whole, least = space.largest(), space.smallest()
+    block = block_subsets(space)[0]
+    below = whole.replace({block.name: tuple(range(1, block.count))})
+    assert [sets.of(config) for config in (whole, below, least)] == [0, 1, 2]
+    blueprint.save(tmp_path)
+    loaded = Blueprint.load(tmp_path)
+    assert loaded.norm_sets == sets
+    for config in (whole, below, least):
+        assert loaded.cut(config) == blueprint.cut(config)
+        others = [blueprint.cutter.cut(config, norm_set=number) for number in range(3)]
+        assert [model == blueprint.cut(config) for model in others] == [
+            number == sets.of(config) for number in range(3)
+        ]
+    (tmp_path / "norms.safetensors").unlink()
+    with pytest.raises(ArtifactError, match=r"norms\.safetensors does not exist"):
+        Blueprint.load(tmp_path)
+
+
+def test_norm_sets_behind_no_convolution_are_refused():
+    root = nn.Sequential(nn.Flatten(), nn.Unflatten(1, (4, 9, 1)), ElasticBatchNorm2d(4))
+    network = Network(root, input_shape=(4, 3, 3)).eval()
+    network.add_norm_sets(NormSets((0.5,), {}, 1.0))
+    with pytest.raises(ExportError, match="2 follows no convolution that it alone reads"):
         export_blueprint(network)

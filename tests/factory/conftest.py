@@ -31,6 +31,7 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> Factory:
     settings = BuildSettings(
         network="residual_cnn_pico",
         backbone_steps=3,
+        norm_sets=(1.0, 0.6),
         train=TrainSettings(steps=4, batch_size=16, lowest_limit=0.3),
     )
     with pytest.MonkeyPatch.context() as patch:

@@ -79,7 +79,9 @@ def test_groups_inside_blocks_become_bricks_and_weights_stay(net):
     for name, value in before.items():  # those of other places in the same block, but no other numbers
         if name in kept:
             assert torch.equal(value.flatten().sort().values, kept[name].flatten().sort().values)
-    assert set(before) - set(kept) == {f"blocks.{block}.bn1.num_batches_tracked" for block in (0, 1)}
+    assert set(before) - set(kept) == {
+        f"blocks.{block}.{norm}.num_batches_tracked" for block in (0, 1) for norm in ("bn1", "bn2")
+    }
 
 
 def test_important_channels_come_first(net):

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from brickyard.modularize import Modularized
 
 
+_NORM_SETS = "1,0.75,0.55,0.4,0.3"
+
+
 def modularize(
     kind: Annotated[
         Literal["cnn"], typer.Argument(metavar="KIND", help="`cnn`: groups of channels become bricks.")
@@ -71,6 +74,14 @@ def modularize(
     lowest_limit: Annotated[
         float, typer.Option(metavar="X", help="Smallest limit that is trained, as a share of all MACs.")
     ] = 0.2,
+    norm_sets: Annotated[
+        str | None,
+        typer.Option(
+            metavar="X,...",
+            help="Descending shares of all MACs between which subnets normalise by numbers of their own; '' "
+            f"for one normalisation. Default: {_NORM_SETS} where the network allows it.",
+        ),
+    ] = None,
     distill: Annotated[
         float | None,
         typer.Option(
@@ -104,6 +115,7 @@ def modularize(
         raise ArtifactError(f"{out} already exists; choose another folder or remove it first")
     import torch
 
+    from brickyard.bricks import loose_norms
     from brickyard.data.source import load_data
     from brickyard.factory.build import BuildSettings, train_factory
     from brickyard.modularize import modularize_cnn
@@ -127,11 +139,16 @@ def modularize(
     result = modularize_cnn(dense.module, input_shape=preprocess.shape, group_channels=group_channels)
     for line in _listing(result):
         typer.echo(line)
+    loose = loose_norms(result.network.root, result.network.norm_pairs)
+    if norm_sets is None and loose:
+        typer.echo(f"one normalisation for all sizes: {loose[0]} follows no convolution that it alone reads")
+    edges = _numbers(("" if loose else _NORM_SETS) if norm_sets is None else norm_sets, "--norm-sets")
     settings = BuildSettings(
         network=model,
         backbone_steps=backbone_steps,
         backbone_rate=backbone_rate,
         ranking="position" if new_head else "fisher",
+        norm_sets=edges or (),
         augment=augment,
         threads=threads,
         train=TrainSettings(

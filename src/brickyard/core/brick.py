@@ -59,7 +59,23 @@ class Width:
 
 
 class Brick(nn.Module, ABC):
-    """A leaf that reads one or more decisions."""
+    """A leaf that reads one or more decisions.
+
+    Attributes:
+        norm_set: Which set of normalisation is in use, where there are several.
+        norm_parts: How many samples of a batch, one set after the other, use each; None if all use
+            `norm_set`.
+    """
+
+    norm_set: int = 0
+    norm_parts: tuple[int, ...] | None = None
+
+    def add_norm_sets(self, count: int) -> None:
+        """Keep several sets of normalisation, all equal to the one there is; most bricks have none.
+
+        Args:
+            count: Number of sets.
+        """
 
     def decisions(self) -> Iterator[Decision]:
         """Yield the decisions this brick reads itself (not those of bricks inside it)."""

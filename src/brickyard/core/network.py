@@ -7,6 +7,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
@@ -14,6 +16,7 @@ from brickyard.core.brick import Brick
 from brickyard.core.cut import Cut
 from brickyard.core.decision import Subset
 from brickyard.core.errors import ConfigError, ExtractError
+from brickyard.core.norm_sets import NormSets
 from brickyard.core.plain import Constant
 from brickyard.core.space import Space
 
@@ -55,6 +58,7 @@ class Network(nn.Module):
         self.input_shape = tuple(input_shape)
         bricks = [module for module in root.modules() if isinstance(module, Brick)]
         self.space = Space(decision for brick in bricks for decision in brick.decisions())
+        self.norm_sets: NormSets | None = None
 
     def forward(self, *inputs: Any, **named: Any) -> Any:
         """Compute with the active subnet; arguments and result are those of the root."""
@@ -72,6 +76,8 @@ class Network(nn.Module):
         checked = self.space.check(config)
         for decision in self.space:
             decision.value = checked[decision.name]
+        if self.norm_sets is not None:
+            self._use_norm_set(self.norm_sets.of(checked))
 
     @contextmanager
     def configured(self, config: Mapping[str, Any]) -> Iterator[Network]:
@@ -82,6 +88,53 @@ class Network(nn.Module):
             yield self
         finally:
             self.configure(before)
+
+    def add_norm_sets(self, norm_sets: NormSets) -> None:
+        """Let subnets of different size normalise by numbers of their own, at first all the same.
+
+        Args:
+            norm_sets: Which subnet uses which set.
+
+        Raises:
+            ConfigError: There are several sets already, or the sets are for another network.
+        """
+        known = {d.name: d.count for d in self.space if isinstance(d, Subset)}
+        strange = [name for name, shares in norm_sets.shares.items() if known.get(name) != len(shares)]
+        if self.norm_sets is not None or strange:
+            raise ConfigError(
+                f"the norm sets name {strange[0]!r}, which is no Subset of this network with as many bricks"
+                if strange
+                else "this network has norm sets already; build it anew for others",
+                path="norm_sets",
+            )
+        for brick in self._bricks():
+            brick.add_norm_sets(norm_sets.count)
+        self.norm_sets = norm_sets
+        self._use_norm_set(norm_sets.of(self.space.active()))
+
+    def _bricks(self) -> list[Brick]:
+        return [module for module in self.root.modules() if isinstance(module, Brick)]
+
+    def _use_norm_set(self, number: int) -> None:
+        for brick in self._bricks():
+            brick.norm_set = number
+
+    @contextmanager
+    def sized(self, limits: npt.NDArray[np.float32]) -> Iterator[Network]:
+        """Let every sample of a batch be normalised as subnets of its size are, inside a `with` block.
+
+        Args:
+            limits: Share of all MACs of each sample, `[batch]`, descending; ignored without norm sets.
+        """
+        bricks = self._bricks() if self.norm_sets is not None else []
+        parts = None if self.norm_sets is None else self.norm_sets.split(limits)
+        try:
+            for brick in bricks:
+                brick.norm_parts = parts
+            yield self
+        finally:
+            for brick in bricks:
+                brick.norm_parts = None
 
     @contextmanager
     def gated(self, gates: Mapping[str, Tensor]) -> Iterator[Network]:

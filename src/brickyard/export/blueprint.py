@@ -13,11 +13,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import onnx
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save
 
 from brickyard.core.cut import Cut
 from brickyard.core.decision import Choice, Subset
 from brickyard.core.errors import ArtifactError, ConfigError
 from brickyard.core.files import read_json, write_bytes, write_json
+from brickyard.core.norm_sets import NormSets
 from brickyard.core.space import Space
 from brickyard.export.counts import Counter, Counts, block_names
 from brickyard.export.cutter import Cutter
@@ -27,6 +30,7 @@ from brickyard.export.parts import Activation, Leftover, Stage
 FORMAT_VERSION = 1
 GRAPH_FILE = "whole.onnx"
 RECORD_FILE = "blueprint.json"
+NORMS_FILE = "norms.safetensors"
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,6 +45,9 @@ class Blueprint:
         leftovers: Branches that become constants.
         stages: Sequences of which blocks can be left out.
         activations: Tensors of the graph by name.
+        norm_sets: Which subnet uses which set of normalisation, None if there is one for all.
+        norms: With several sets, what multiplies the rows of a weight, and biases, `[sets, channels out]` by
+            initializer.
         parity_error: Largest difference from torch that was found over sampled configs, as a share of the
             largest score.
 
@@ -55,12 +62,22 @@ class Blueprint:
     leftovers: tuple[Leftover, ...] = ()
     stages: tuple[Stage, ...] = ()
     activations: Mapping[str, Activation] = field(default_factory=dict)
+    norm_sets: NormSets | None = None
+    norms: Mapping[str, npt.NDArray[np.float32]] = field(default_factory=dict)
     parity_error: float = 0.0
 
     @cached_property
     def cutter(self) -> Cutter:
         """The graph parsed for cutting."""
-        return Cutter(self.graph, self.cuts, self.leftovers, self.stages, self.activations)
+        return Cutter(
+            self.graph,
+            self.cuts,
+            self.leftovers,
+            self.stages,
+            self.activations,
+            self.norm_sets,
+            self.norms,
+        )
 
     @cached_property
     def counter(self) -> Counter:
@@ -146,11 +163,12 @@ class Blueprint:
             raise ConfigError(f"{decision!r} is not a subset of this network; known: {names}", path=decision)
         return self.counter.macs_per_group(decision)
 
-    def gated(self, choices: Mapping[str, Any] | None = None) -> onnx.ModelProto:
+    def gated(self, choices: Mapping[str, Any] | None = None, *, norm_set: int = 0) -> onnx.ModelProto:
         """Return a reference model that multiplies activations by gates where `cut` slices.
 
         Args:
             choices: Values of decisions that are cut (depths, kernels); the largest where not given.
+            norm_set: Number of the norm set, where there are several.
 
         Returns:
             A model with inputs `image` and `gates`, float32 `[bricks of all blocks]`, blocks in the order of
@@ -163,7 +181,8 @@ class Blueprint:
         gates = [name for name in self.blocks if name in choices]
         if gates:
             raise ConfigError(f"{gates[0]!r} is decided by gates; give only other decisions", path=gates[0])
-        whole = self.cut(self.space.largest().replace(choices))
+        config = self.space.check(self.space.largest().replace(choices))
+        whole = self.cutter.cut(config, norm_set=norm_set)
         blocks = [block for block in self.space if isinstance(block, Subset) and block.name in self.blocks]
         return gated_graph(whole, cuts=self.cuts, blocks=blocks)
 
@@ -226,8 +245,10 @@ class Blueprint:
         return self.cutter.cut(self.space.check(config), only=frozenset(nodes))
 
     def _record(self) -> dict[str, Any]:
+        sets = {} if self.norm_sets is None else {"norm_sets": self.norm_sets.to_json()}
         return {
             "format_version": FORMAT_VERSION,
+            **sets,
             "space": self.space.to_json(),
             "cuts": {name: [cut.to_json() for cut in cuts] for name, cuts in self.cuts.items()},
             "leftovers": [left.to_json() for left in self.leftovers],
@@ -237,7 +258,9 @@ class Blueprint:
         }
 
     def save(self, folder: str | Path) -> None:
-        """Write `whole.onnx` and `blueprint.json` into a folder that exists."""
+        """Write `whole.onnx` and `blueprint.json`, and norm sets if any, into a folder that exists."""
+        if self.norm_sets is not None:
+            write_bytes(Path(folder) / NORMS_FILE, save(dict(self.norms)))
         write_bytes(Path(folder) / GRAPH_FILE, self.graph.SerializeToString(deterministic=True))
         write_json(Path(folder) / RECORD_FILE, self._record())
 
@@ -260,7 +283,7 @@ class Blueprint:
             found = record.get("format_version") if isinstance(record, dict) else type(record).__name__
             raise ArtifactError(f"{path} has format version {found}; this brickyard reads {FORMAT_VERSION}")
         fields = {"format_version", "space", "cuts", "leftovers", "stages", "activations", "parity_error"}
-        if set(record) != fields:
+        if set(record) - {"norm_sets"} != fields:
             raise ArtifactError(f"{path} has entries {sorted(record)}; expected {sorted(fields)}")
         graph = Path(folder) / GRAPH_FILE
         if not graph.is_file():
@@ -269,6 +292,9 @@ class Blueprint:
             model = onnx.load_model_from_string(graph.read_bytes())
         except Exception as error:  # noqa: BLE001  (the class is protobuf's, which is no dependency of its own)
             raise ArtifactError(f"{graph} is no ONNX file ({error}); copy or make the folder again") from None
+        norms = Path(folder) / NORMS_FILE
+        if "norm_sets" in record and not norms.is_file():
+            raise ArtifactError(f"{norms} does not exist; the folder is incomplete, copy or make it again")
         try:
             return cls(
                 graph=model,
@@ -281,7 +307,9 @@ class Blueprint:
                 activations={
                     name: Activation.from_json(flow) for name, flow in record["activations"].items()
                 },
+                norm_sets=NormSets.from_json(record["norm_sets"]) if "norm_sets" in record else None,
+                norms=load_file(norms) if "norm_sets" in record else {},
                 parity_error=float(record["parity_error"]),
             )
-        except (KeyError, TypeError, AttributeError) as error:
+        except (KeyError, TypeError, AttributeError, SafetensorError) as error:
             raise ArtifactError(f"{path} is malformed: {error}; copy or make the folder again") from None

@@ -136,7 +136,7 @@ class Counter:
                 positions[weight] += int(np.prod(shape[2:] if node.op_type == "Conv" else shape[:-1]))
         self._positions = np.array([positions[name] for name in names], dtype=np.int64)
 
-        left = [(leftover.value.shape, ()) for leftover in cutter.leftovers]
+        left = [(leftover.of(0).shape, ()) for leftover in cutter.leftovers]
         self._constants = _Sizes(slots, left)
         self._constants_stay = _Guards(slots, [guards(leftover.name) for leftover in cutter.leftovers])
         self._constants_empty = np.array(
@@ -193,7 +193,7 @@ class Counter:
         for leftover, _, tensor in cutter.branches:
             longer = (len(leftover.name.encode()) - len(tensor.encode())) * len(readers.get(tensor, ()))
             identity = 20 + 3 * len(tensor.encode()) + len(leftover.name.encode())
-            proto = to_proto(leftover.name, leftover.value)
+            proto = to_proto(leftover.name, leftover.of(0))
             header = _entry(proto.ByteSize()) - len(proto.raw_data)
             extra.append(header + longer + (identity if tensor in cutter.topology.outputs else 0))
         self._constant_headers = np.array(extra, dtype=np.int64)

@@ -6,7 +6,7 @@ The slicing is that of `brickyard.core.cut`, by which bricks compute and extract
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -16,6 +16,7 @@ import onnx
 from onnx import helper, numpy_helper
 
 from brickyard.core.cut import Cut
+from brickyard.core.norm_sets import NormSets
 from brickyard.export.parts import Activation, Leftover, Stage
 from brickyard.export.topology import Topology
 
@@ -32,6 +33,9 @@ class Cutter:
         leftovers: Branches that can become constants.
         stages: Sequences of which blocks can be left out.
         activations: Tensors, by name.
+        norm_sets: Which subnet uses which norm set, None if there is one for all.
+        norms: With several sets, what multiplies the rows of a weight, and biases, `[sets, channels out]` by
+            initializer.
     """
 
     model: onnx.ModelProto
@@ -39,6 +43,8 @@ class Cutter:
     leftovers: tuple[Leftover, ...]
     stages: tuple[Stage, ...]
     activations: Mapping[str, Activation]
+    norm_sets: NormSets | None = None
+    norms: Mapping[str, npt.NDArray[np.float32]] = field(default_factory=dict)
 
     @cached_property
     def weights(self) -> dict[str, Array]:
@@ -72,9 +78,12 @@ class Cutter:
             found.append((stage, nodes, [self.topology.results(block)[0] for block in nodes]))
         return found
 
-    def slice(self, name: str, config: Mapping[str, Any]) -> Array:
+    def slice(self, name: str, config: Mapping[str, Any], norm_set: int = 0) -> Array:
         """Return the part of an initializer that a config keeps; a view where it is contiguous."""
         array = self.weights[name]
+        if name in self.norms:
+            row = self.norms[name][norm_set]
+            array = row if array.ndim == 1 else array * row.reshape(-1, *[1] * (array.ndim - 1))
         for cut in self.cuts.get(name, ()):
             value = config[cut.decision]
             if cut.length(value) == cut.full:
@@ -112,17 +121,26 @@ class Cutter:
                 constants.append(left)
         return gone, instead, constants
 
-    def cut(self, config: Mapping[str, Any], *, only: frozenset[int] | None = None) -> onnx.ModelProto:
+    def cut(
+        self,
+        config: Mapping[str, Any],
+        *,
+        only: frozenset[int] | None = None,
+        norm_set: int | None = None,
+    ) -> onnx.ModelProto:
         """Cut a subnet out.
 
         Args:
             config: A legal config.
             only: Numbers of the nodes to keep at most; their sources and results become inputs and outputs.
+            norm_set: Number of the norm set; that of the config if None.
 
         Returns:
             A model whose initializers are those that the nodes read.
         """
         gone, instead, constants = self.plan(config)
+        if norm_set is None:
+            norm_set = 0 if self.norm_sets is None else self.norm_sets.of(config)
 
         def resolve(name: str) -> str:
             while name in instead:
@@ -148,7 +166,7 @@ class Cutter:
             if node.op_type == "Conv":
                 self._fix_convolution(copy, config)
         for name in used:
-            graph.initializer.append(to_proto(name, self.slice(name, config)))
+            graph.initializer.append(to_proto(name, self.slice(name, config, norm_set)))
         read = {name for node in graph.node for name in node.input}
         for last in self.topology.outputs if only is None else ():
             if last in instead:
@@ -156,7 +174,7 @@ class Cutter:
                 read.add(resolve(last))
         for left in constants:
             if left.name in read:
-                graph.initializer.append(to_proto(left.name, left.value))
+                graph.initializer.append(to_proto(left.name, left.of(norm_set)))
         if only is None:
             inputs, outputs = [self.model.graph.input[0].name], list(self.topology.outputs)
         else:

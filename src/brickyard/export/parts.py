@@ -19,28 +19,35 @@ class Leftover:
     Attributes:
         decision: Name of the `Subset`.
         prefix: Module path of the branch; its nodes are named below it.
-        value: What it then gives, in a shape that broadcasts.
+        value: What it then gives, in a shape that broadcasts; with several norm sets, one after the other.
+        sets: Number of norm sets.
     """
 
     decision: str
     prefix: str
     value: npt.NDArray[np.float32]
+    sets: int = 1
 
     @property
     def name(self) -> str:
         """Name of the constant, as the plain torch twin calls it."""
         return f"{self.prefix}.value"
 
+    def of(self, number: int) -> npt.NDArray[np.float32]:
+        """Return what it gives in a subnet that uses a norm set."""
+        return self.value if self.sets == 1 else self.value[number]
+
     def to_json(self) -> dict[str, Any]:
         """Return a JSON record."""
         value = {"shape": list(self.value.shape), "value": self.value.reshape(-1).tolist()}
-        return {"decision": self.decision, "prefix": self.prefix, **value}
+        sets = {} if self.sets == 1 else {"sets": self.sets}
+        return {"decision": self.decision, "prefix": self.prefix, **value, **sets}
 
     @classmethod
     def from_json(cls, record: Mapping[str, Any]) -> Leftover:
         """Build a leftover from its JSON record."""
         value = np.array(record["value"], dtype=np.float32).reshape(record["shape"])
-        return cls(record["decision"], record["prefix"], value)
+        return cls(record["decision"], record["prefix"], value, record.get("sets", 1))
 
 
 @dataclass(frozen=True)

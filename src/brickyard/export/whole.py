@@ -23,7 +23,8 @@ from onnx import numpy_helper
 from torch import Tensor, nn
 
 from brickyard.bricks.depth import ElasticDepth
-from brickyard.bricks.norm import fold_norms_
+from brickyard.bricks.norm import fold_norms_, loose_norms
+from brickyard.core.brick import Brick
 from brickyard.core.config import Config
 from brickyard.core.cut import Cut
 from brickyard.core.decision import Option, Subset
@@ -34,6 +35,7 @@ from brickyard.core.plain import Constant
 from brickyard.core.space import Space
 from brickyard.export.blueprint import Blueprint
 from brickyard.export.constants import fold_constants_
+from brickyard.export.cutter import Array
 from brickyard.export.parts import Activation, Leftover, Stage
 
 OPSET = 18
@@ -155,7 +157,13 @@ def export_blueprint(network: Network, *, samples: int = 8, seed: int = 0) -> Bl
             "of them and build the network of it"
         )
     folded = copy.deepcopy(network).cpu().eval()
-    fold_norms_(folded.root, network.norm_pairs)
+    tables = fold_norms_(folded.root, network.norm_pairs)
+    loose = loose_norms(network.root, network.norm_pairs) if network.norm_sets is not None else []
+    if loose:
+        raise ExportError(
+            f"{loose[0]} follows no convolution that it alone reads, so its norm sets cannot be folded; "
+            "train this network without them"
+        )
     largest = folded.space.largest()
     graph = export_plain(folded.extract(largest), network.input_shape, outputs=network.outputs)
     names = {tensor.name for tensor in graph.graph.initializer}
@@ -169,25 +177,44 @@ def export_blueprint(network: Network, *, samples: int = 8, seed: int = 0) -> Bl
         graph=graph,
         space=Space.from_json(network.space.to_json()),
         cuts=cuts,
-        leftovers=tuple(_leftovers(folded)),
+        leftovers=tuple(_leftovers(folded, network)),
         stages=stages,
+        norm_sets=network.norm_sets,
+        norms={
+            f"{path}.{name}": table
+            for path, pair in tables.items()
+            for name, table in zip(("weight", "bias"), pair, strict=True)
+        },
     )
     _check_groups(blueprint)
     blueprint = replace(blueprint, activations=_activations(blueprint))
     return replace(blueprint, parity_error=_parity(network, blueprint, samples=samples, seed=seed))
 
 
-def _leftovers(folded: Network) -> Iterator[Leftover]:
+def _leftovers(folded: Network, network: Network) -> Iterator[Leftover]:
     """Empty one subset after the other and look which branches have become constants."""
     largest = folded.space.largest()
+    sets = 1
+    if network.norm_sets is not None:  # weights are not folded, so the constants come from the original
+        sets = network.norm_sets.count
+        folded = copy.deepcopy(network).cpu().eval()
+        folded.norm_sets = None
     for decision in folded.space:
         if isinstance(decision, Subset) and decision.minimum == 0:
-            plain = folded.extract(largest.replace({decision.name: ()}))
-            found = [(path, part.value) for path, part in plain.named_modules() if isinstance(part, Constant)]
+            found: dict[str, list[Array]] = {}
+            for number in range(sets):
+                for brick in folded.modules():
+                    if isinstance(brick, Brick):
+                        brick.norm_set = number
+                plain = folded.extract(largest.replace({decision.name: ()}))
+                for path, part in plain.named_modules():
+                    if isinstance(part, Constant):
+                        found.setdefault(path, []).append(part.value.detach().numpy().astype(np.float32))
             if not found:
                 raise ExportError(f"{decision.name!r} may be empty, but no branch becomes a constant then")
-            for path, value in found:
-                yield Leftover(decision.name, path, value.detach().numpy().astype(np.float32))
+            for path, values in found.items():
+                value = values[0] if sets == 1 else np.stack(values)
+                yield Leftover(decision.name, path, value, sets)
 
 
 def _check_groups(blueprint: Blueprint) -> None:

@@ -7,6 +7,7 @@ import csv
 import hashlib
 import json
 import platform
+import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -34,7 +35,7 @@ from brickyard.factory.batches import batches
 from brickyard.factory.boxes import judge_of
 from brickyard.factory.folder import FORMAT_VERSION, versions
 from brickyard.factory.quality import measure_curve
-from brickyard.factory.start import start_network
+from brickyard.factory.start import add_norm_sets, start_network
 from brickyard.networks.detection import OUTPUTS
 from brickyard.train.augment import AUGMENTATIONS, BOX_AUGMENTATIONS
 from brickyard.train.backbone import BackboneTraining
@@ -70,6 +71,8 @@ class BuildSettings:
         backbone_weights: File of weights (safetensors) of the network that stage 0 starts from.
         ranking: Which bricks a nested core opens first: `position`, the first of each block alike; or
             `fisher`, for classifiers that come trained: those that its loss misses most.
+        norm_sets: Descending shares of all MACs in (0, 1] between which subnets normalise by numbers of their
+            own (see `brickyard.core.norm_sets`); one normalisation for all sizes if there are none.
         unseen_share: Share of the pairs of properties that are never trained, to test new combinations.
         augment: Name of an augmentation, or `none`.
         threads: Threads of torch.
@@ -83,6 +86,7 @@ class BuildSettings:
     backbone_rate: float = 4e-3
     backbone_weights: str | None = None
     ranking: Literal["position", "fisher"] = "position"
+    norm_sets: tuple[float, ...] = ()
     unseen_share: float = 0.2
     augment: str = "none"
     threads: int = 1
@@ -266,6 +270,8 @@ def train_factory(
             f"lowest_limit = {settings.train.lowest_limit} lies below the share that is always on, "
             f"{fixed_cost:.3f}; raise it"
         )
+    if settings.norm_sets:
+        add_norm_sets(network, settings.norm_sets, costs, fixed_cost)
     split = None
     if source.vocabulary.kind == "properties":
         split = split_tasks(source.vocabulary, unseen_share=settings.unseen_share, seed=settings.train.seed)
@@ -312,7 +318,7 @@ def train_factory(
             curve=curve,
             rows=log.rows,
         )
-    _remove(work)
+    shutil.rmtree(work)
     return out
 
 
@@ -337,12 +343,6 @@ def _ranked(
         )
         write_json(file, ranking.tolist())
     return np.array(read_json(file), dtype=np.float32)
-
-
-def _remove(work: Path) -> None:
-    for file in work.iterdir():
-        file.unlink()
-    work.rmdir()
 
 
 @dataclass
@@ -462,6 +462,7 @@ def _write(
             "format_version": FORMAT_VERSION,
             "builder": network.builder,
             "arguments": network.arguments,
+            **({} if network.norm_sets is None else {"norm_sets": network.norm_sets.to_json()}),
             "space": hashlib.sha256(json.dumps(network.space.to_json()).encode()).hexdigest(),
             "provenance": {**provenance, "machine": platform.processor() or platform.machine()},
         },

@@ -83,7 +83,7 @@ class Maker:
         self.checks = Checks(self.production, device)
         largest = self.blueprint.space.largest()
         self.whole = self.costs(largest, file_bytes=self.blueprint.count(largest).file_bytes)
-        self._references: dict[Config, tuple[Session, Floats]] = {}
+        self._references: dict[tuple[Config, int], tuple[Session, Floats]] = {}
         self._whole_ms: float | None = None
 
     def _calibration(self, count: int) -> Floats:
@@ -303,9 +303,12 @@ class Maker:
     def _parity(self, config: Config, session: Session) -> float:
         """Compare a cut graph with the whole graph whose activations are multiplied by gates instead."""
         choices = {d.name: config[d.name] for d in self.blueprint.space if isinstance(d, Choice)}
-        key = Config(choices)
+        sets = self.blueprint.norm_sets
+        number = 0 if sets is None else sets.of(config)
+        key = Config(choices), number
         if key not in self._references:
-            self._references[key] = (open_session(self.blueprint.gated(choices)), self._calibration(4))
+            reference = open_session(self.blueprint.gated(choices, norm_set=number))
+            self._references[key] = reference, self._calibration(4)
         reference, inputs = self._references[key]
         expected = outputs_of(reference, inputs, gates=self._gates(config))
         error, scale = 0.0, 1.0

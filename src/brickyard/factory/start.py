@@ -5,11 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+import numpy as np
+import numpy.typing as npt
 from safetensors.torch import load_file
 
+from brickyard.bricks import loose_norms
 from brickyard.core.errors import MissingExtraError, TrainError
 from brickyard.core.network import Network
-from brickyard.core.space import CLASSES
+from brickyard.core.norm_sets import NormSets
+from brickyard.core.space import CLASSES, block_subsets
 from brickyard.data.source import DataSource
 from brickyard.factory.precision import can_rate
 from brickyard.networks import build
@@ -38,6 +42,33 @@ def start_network(source: DataSource, settings: BuildSettings, own: Network | No
     network = _network(source, settings) if own is None else _own_network(own, source)
     _check_job(network, source, settings)
     return network
+
+
+def add_norm_sets(
+    network: Network, edges: tuple[float, ...], costs: npt.NDArray[np.float32], fixed_cost: float
+) -> None:
+    """Let subnets of different size normalise by numbers of their own.
+
+    Args:
+        network: The network, changed.
+        edges: Descending shares of all MACs between the sets.
+        costs: Share of each brick, `[bricks]`.
+        fixed_cost: Share that is always on.
+
+    Raises:
+        ConfigError: The edges do not descend, or do not lie in (0, 1].
+        TrainError: The network normalises where that cannot be folded into a convolution.
+    """
+    loose = loose_norms(network.root, network.norm_pairs)
+    if loose:
+        raise TrainError(
+            f"norm sets need every normalisation to follow a convolution that it alone reads, and {loose[0]} "
+            "does not; train without norm sets"
+        )
+    subsets = block_subsets(network.space)
+    parts = np.split(costs, np.cumsum([subset.count for subset in subsets])[:-1])
+    shares = {subset.name: tuple(part.tolist()) for subset, part in zip(subsets, parts, strict=True)}
+    network.add_norm_sets(NormSets(edges, shares, fixed_cost))
 
 
 def _network(source: DataSource, settings: BuildSettings) -> Network:

@@ -14,6 +14,7 @@ from brickyard.bricks.norm import fold_norms_
 from brickyard.core.errors import ArtifactError
 from brickyard.core.files import read_json, read_manifest
 from brickyard.core.network import Network
+from brickyard.core.norm_sets import NormSets
 from brickyard.factory.folder import FORMAT_VERSION
 from brickyard.networks import build
 
@@ -30,9 +31,7 @@ def load_network(folder: Path) -> Network:
     Raises:
         ArtifactError: The weights do not fit the network.
     """
-    network = _build(read_json(folder / "network.json"), folder)
-    _load(network.root, folder / "model.safetensors")
-    return network.eval()
+    return _filled(_build(read_json(folder / "network.json"), folder), folder)
 
 
 def load_model(folder: str | Path, *, network: Network | None = None) -> nn.Module:
@@ -53,8 +52,8 @@ def load_model(folder: str | Path, *, network: Network | None = None) -> nn.Modu
     read_manifest(path, format_version=FORMAT_VERSION, kind="model")
     record = read_json(path / "config.json")
     network = (network or _build(record, path)).eval()
-    fold_norms_(network.root, network.norm_pairs)
     twin = network.extract(record["config"])
+    fold_norms_(twin, network.norm_pairs)
     _load(twin, path / "model.safetensors")
     return twin.eval()
 
@@ -71,14 +70,16 @@ class Twins:
     """
 
     def __init__(self, folder: Path, network: Network | None = None) -> None:
-        self._network = load_network(folder) if network is None else copy.deepcopy(network).eval()
-        if network is not None:
-            _load(self._network.root, folder / "model.safetensors")
-        fold_norms_(self._network.root, self._network.norm_pairs)
+        if network is None:
+            self._network = load_network(folder)
+        else:
+            self._network = _filled(copy.deepcopy(network), folder)
 
     def __call__(self, config: Mapping[str, Any]) -> nn.Module:
         """Build the twin of a config, in evaluation mode, with the factory's weights."""
-        return self._network.extract(config).eval()
+        twin = self._network.extract(config).eval()
+        fold_norms_(twin, self._network.norm_pairs)
+        return twin
 
 
 def _build(record: dict[str, Any], folder: Path) -> Network:
@@ -88,6 +89,15 @@ def _build(record: dict[str, Any], folder: Path) -> Network:
             "with brickyard.modularize and hand it in as `network`; model.onnx needs none of this"
         )
     return build(record["builder"], **record["arguments"])
+
+
+def _filled(network: Network, folder: Path) -> Network:
+    """Give a network the norm sets and the weights of a factory folder."""
+    sets = read_json(folder / "network.json").get("norm_sets")
+    if sets is not None and network.norm_sets is None:
+        network.add_norm_sets(NormSets.from_json(sets))
+    _load(network.root, folder / "model.safetensors")
+    return network.eval()
 
 
 def _load(module: nn.Module, weights: Path) -> None:

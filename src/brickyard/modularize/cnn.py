@@ -146,6 +146,9 @@ def modularize_cnn(
         reasons = "; ".join(f"{part.layers[0]}: {part.reason}" for part in whole) or "it has no convolutions"
         raise ModularizeError(f"nothing in this network can be split ({reasons})")
     pairs = list(_norm_pairs(graph, paths))
+    for path, layer in root.named_modules():
+        if isinstance(layer, nn.BatchNorm2d) and layer.affine and layer.running_mean is not None:
+            widths.setdefault(path, (None, None))  # not cut, but it may get several norm sets
     for path, (width_in, width_out) in widths.items():
         root.set_submodule(path, _elastic(root.get_submodule(path), width_in, width_out))
     network = Network(root, input_shape=input_shape, norm_pairs=pairs).eval()

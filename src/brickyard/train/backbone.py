@@ -136,9 +136,16 @@ class BackboneTraining:
         if self.augment is not None:
             pictures = self.augment(pictures, torch.Generator().manual_seed(int(rng.integers(2**62))))
         gates: Mapping[str, Tensor] = {}
+        limits = np.ones(len(pictures), dtype=np.float32)
         if self.nested is not None:
-            gates = self.nested(draw_limits(settings, self.step, len(pictures), rng))
-        with mixed_precision(settings, self.device), self.network.gated(gates):
+            sorts = self.network.norm_sets is not None
+            limits = draw_limits(settings, self.step, len(pictures), rng, descending=sorts)
+            gates = self.nested(limits)
+        with (
+            mixed_precision(settings, self.device),
+            self.network.gated(gates),
+            self.network.sized(limits),
+        ):
             loss, accuracy = self.objective(self.network, pictures, batch)
         for group in self.optimizer.param_groups:
             group["lr"] = settings.learning_rate * one_cycle(self.step, settings.steps)

@@ -202,7 +202,7 @@ def mixed_precision(settings: TrainSettings, device: torch.device) -> AbstractCo
 
 
 def draw_limits(
-    settings: TrainSettings, step: int, count: int, rng: np.random.Generator
+    settings: TrainSettings, step: int, count: int, rng: np.random.Generator, *, descending: bool = False
 ) -> npt.NDArray[np.float32]:
     """Draw a limit for each picture: some at 1, some at the lower end, the rest between, more of them low.
 
@@ -211,6 +211,7 @@ def draw_limits(
         step: Steps done.
         count: Pictures.
         rng: Source of the draw.
+        descending: Whether the largest come first, as norm sets need it.
 
     Returns:
         Shares of all MACs, `[count]`.
@@ -221,6 +222,8 @@ def draw_limits(
     draw = rng.random(count)
     limits[draw < settings.whole_share] = 1.0
     limits[draw > 0.85] = low
+    if descending:
+        limits = -np.sort(-limits)
     return limits.astype(np.float32)
 
 
@@ -379,10 +382,12 @@ class JointTraining:
         if self.augment is not None:
             pictures = self.augment(pictures, torch.Generator().manual_seed(int(rng.integers(2**62))))
         tasks = torch.from_numpy(questions.tasks).to(self.device)
-        limits = torch.from_numpy(draw_limits(settings, self.step, len(tasks), rng)).to(self.device)
+        sorts = self.network.norm_sets is not None
+        drawn = draw_limits(settings, self.step, len(tasks), rng, descending=sorts)
+        limits = torch.from_numpy(drawn).to(self.device)
         self._choose(rng)
         with mixed_precision(settings, self.device):
-            with score_maps(self.network) as maps:
+            with score_maps(self.network) as maps, self.network.sized(drawn):
                 outputs, gates, penalty = self._forward(pictures, tasks, limits)
             teacher = None
             if settings.distill > 0:
