@@ -244,7 +244,7 @@ def _platelets(ledger: Ledger, entry: Kept, judge: BoxJudge, *, threads: int) ->
     task = entry.vocabulary.parse("Platelets")
     sample = judge.draw(task, count=10_000, seed=0)
     assert sample is not None
-    profile = entry.factory.device(threads=threads)
+    profile = entry.factory.profile(threads=threads, seed=entry.seed)
     maker = entry.factory.maker(profile)
     whole_ms = maker.whole_ms()
     with tempfile.TemporaryDirectory() as name:

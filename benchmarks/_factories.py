@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 
 from brickyard.core.config import Config
 from brickyard.core.network import Network
+from brickyard.core.norm_sets import NormSets
 from brickyard.core.task import Task, Vocabulary
 from brickyard.data.examples import Examples, Preprocess
 from brickyard.data.geometry import GeometrySpec, task_scenes
@@ -165,6 +166,9 @@ class Kept:
 
     def _loaded(self, path: Path) -> Network:
         network = self.fresh_network()
+        sets = self.factory.folder.network.get("norm_sets")
+        if sets is not None and path == self.backbone_path:
+            network.add_norm_sets(NormSets.from_json(sets))
         network.root.load_state_dict(load_file(path))
         return network.eval()
 
