@@ -76,7 +76,8 @@ def figures(ledger: Ledger) -> tuple[dict[str, float | None], str]:
 
 def _measure(ledger: Ledger, arguments: argparse.Namespace, wanted: list[str]) -> None:
     for name in wanted:
-        entries = _detect.kept_detectors(name, arguments.seeds, kept=arguments.kept)
+        seeds = arguments.seeds[:1] if arguments.quick and name == "geometry" else arguments.seeds
+        entries = _detect.kept_detectors(name, seeds, kept=arguments.kept)
         say(f"-- {name}")
         if name == "bccd" and not _adaptor.has_bccd():
             say("bccd: left out; name the folder of real data by --data DIR or " + _adaptor.VARIABLE)
