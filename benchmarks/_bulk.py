@@ -87,7 +87,7 @@ def draw_requests(entry: Kept, profile: DeviceProfile, folder: Path, *, count: i
     rng = np.random.default_rng(2026)
     vocabulary, maker = entry.vocabulary, entry.factory.maker(profile)
     space, measured = maker.blueprint.space, ("runtime_memory_bytes",)
-    whole, least = (maker._costs(config, limits=measured) for config in (space.largest(), space.smallest()))
+    whole, least = (maker.costs(config, limits=measured) for config in (space.largest(), space.smallest()))
     requests: dict[str, dict[str, Any]] = {}
     while len(requests) < count:
         device = ("here", "slower")[int(rng.integers(2))]
