@@ -46,8 +46,9 @@ from brickyard.core.task import Task
 from brickyard.data.examples import Examples, Preprocess
 from brickyard.data.geometry import GeometrySpec, scenes
 from brickyard.export.whole import export_blueprint
-from brickyard.factory.build import TorchAssembler, brick_costs, train_factory
+from brickyard.factory.build import TorchAssembler, train_factory
 from brickyard.factory.quality import open_session, rate, scores_of, task_config
+from brickyard.factory.start import brick_costs
 from brickyard.train.augment import AUGMENTATIONS
 from brickyard.train.backbone import BackboneTraining
 from brickyard.train.joint import Batch, JointTraining

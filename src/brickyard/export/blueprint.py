@@ -311,5 +311,5 @@ class Blueprint:
                 norms=load_file(norms) if "norm_sets" in record else {},
                 parity_error=float(record["parity_error"]),
             )
-        except (KeyError, TypeError, AttributeError, SafetensorError) as error:
+        except (KeyError, TypeError, AttributeError, ConfigError, SafetensorError) as error:
             raise ArtifactError(f"{path} is malformed: {error}; copy or make the folder again") from None

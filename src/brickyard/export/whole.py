@@ -158,12 +158,8 @@ def export_blueprint(network: Network, *, samples: int = 8, seed: int = 0) -> Bl
         )
     folded = copy.deepcopy(network).cpu().eval()
     tables = fold_norms_(folded.root, network.norm_pairs)
-    loose = loose_norms(network.root, network.norm_pairs) if network.norm_sets is not None else []
-    if loose:
-        raise ExportError(
-            f"{loose[0]} follows no convolution that it alone reads, so its norm sets cannot be folded; "
-            "train this network without them"
-        )
+    if network.norm_sets is not None:
+        check_norms_fold(network)
     largest = folded.space.largest()
     graph = export_plain(folded.extract(largest), network.input_shape, outputs=network.outputs)
     names = {tensor.name for tensor in graph.graph.initializer}
@@ -189,6 +185,23 @@ def export_blueprint(network: Network, *, samples: int = 8, seed: int = 0) -> Bl
     _check_groups(blueprint)
     blueprint = replace(blueprint, activations=_activations(blueprint))
     return replace(blueprint, parity_error=_parity(network, blueprint, samples=samples, seed=seed))
+
+
+def check_norms_fold(network: Network) -> None:
+    """Check that a network can have several norm sets, which only a convolution's weights can take up.
+
+    Args:
+        network: The network.
+
+    Raises:
+        ExportError: It normalises elsewhere.
+    """
+    loose = loose_norms(network.root, network.norm_pairs)
+    if loose:
+        raise ExportError(
+            f"{loose[0]} follows no convolution that it alone reads, so its norm sets cannot be folded; "
+            "train this network without them"
+        )
 
 
 def _leftovers(folded: Network, network: Network) -> Iterator[Leftover]:

@@ -27,6 +27,7 @@ from brickyard.assemble.discretise import DISCRETISERS, penalty
 from brickyard.core.errors import ArtifactError, TrainError
 from brickyard.core.files import new_folder, read_json, write_bytes, write_json, write_manifest
 from brickyard.core.network import Network
+from brickyard.core.norm_sets import NormSets
 from brickyard.core.space import block_subsets
 from brickyard.data.source import DataSource
 from brickyard.export.blueprint import Blueprint
@@ -35,7 +36,7 @@ from brickyard.factory.batches import batches
 from brickyard.factory.boxes import judge_of
 from brickyard.factory.folder import FORMAT_VERSION, versions
 from brickyard.factory.quality import measure_curve
-from brickyard.factory.start import add_norm_sets, start_network
+from brickyard.factory.start import add_norm_sets, brick_costs, start_network
 from brickyard.networks.detection import OUTPUTS
 from brickyard.train.augment import AUGMENTATIONS, BOX_AUGMENTATIONS
 from brickyard.train.backbone import BackboneTraining
@@ -97,12 +98,15 @@ class BuildSettings:
 
         Raises:
             TrainError: A name is unknown or a number out of range.
+            ConfigError: The edges of the norm sets do not descend, or do not lie in (0, 1].
         """
         tables: tuple[tuple[str, str, Mapping[str, object]], ...] = (
             ("assembler", self.assembler, ASSEMBLERS),
             ("discretiser", self.discretiser, DISCRETISERS),
             ("augment", self.augment, {**AUGMENTATIONS, **BOX_AUGMENTATIONS}),
         )
+        if self.norm_sets:
+            NormSets(self.norm_sets, {}, 0.0)
         if self.ranking not in ("position", "fisher"):
             raise TrainError(f"ranking = {self.ranking!r} is unknown; known: position, fisher")
         for name, value, table in tables:
@@ -212,14 +216,6 @@ def nested_cores(
         return split_gates(torch.from_numpy(opened.astype(np.float32)).to(device), subsets)
 
     return gates
-
-
-def brick_costs(blueprint: Blueprint) -> tuple[npt.NDArray[np.float32], float]:
-    """Return the share of all MACs of each brick, and the share that is always on."""
-    whole = blueprint.count(blueprint.space.largest()).macs
-    parts = [blueprint.macs_per_group(subset.name) for subset in block_subsets(blueprint.space)]
-    costs = np.concatenate(parts).astype(np.float64) / whole
-    return costs.astype(np.float32), float(1 - costs.sum())
 
 
 def train_factory(

@@ -9,12 +9,13 @@ import numpy as np
 import numpy.typing as npt
 from safetensors.torch import load_file
 
-from brickyard.bricks import loose_norms
 from brickyard.core.errors import MissingExtraError, TrainError
 from brickyard.core.network import Network
 from brickyard.core.norm_sets import NormSets
 from brickyard.core.space import CLASSES, block_subsets
 from brickyard.data.source import DataSource
+from brickyard.export.blueprint import Blueprint
+from brickyard.export.whole import check_norms_fold
 from brickyard.factory.precision import can_rate
 from brickyard.networks import build
 from brickyard.networks.detection import DETECTORS, OUTPUTS
@@ -44,6 +45,14 @@ def start_network(source: DataSource, settings: BuildSettings, own: Network | No
     return network
 
 
+def brick_costs(blueprint: Blueprint) -> tuple[npt.NDArray[np.float32], float]:
+    """Return the share of all MACs of each brick, and the share that is always on."""
+    whole = blueprint.count(blueprint.space.largest()).macs
+    parts = [blueprint.macs_per_group(subset.name) for subset in block_subsets(blueprint.space)]
+    costs = np.concatenate(parts).astype(np.float64) / whole
+    return costs.astype(np.float32), float(1 - costs.sum())
+
+
 def add_norm_sets(
     network: Network, edges: tuple[float, ...], costs: npt.NDArray[np.float32], fixed_cost: float
 ) -> None:
@@ -57,14 +66,9 @@ def add_norm_sets(
 
     Raises:
         ConfigError: The edges do not descend, or do not lie in (0, 1].
-        TrainError: The network normalises where that cannot be folded into a convolution.
+        ExportError: The network normalises where that cannot be folded into a convolution.
     """
-    loose = loose_norms(network.root, network.norm_pairs)
-    if loose:
-        raise TrainError(
-            f"norm sets need every normalisation to follow a convolution that it alone reads, and {loose[0]} "
-            "does not; train without norm sets"
-        )
+    check_norms_fold(network)
     subsets = block_subsets(network.space)
     parts = np.split(costs, np.cumsum([subset.count for subset in subsets])[:-1])
     shares = {subset.name: tuple(part.tolist()) for subset, part in zip(subsets, parts, strict=True)}

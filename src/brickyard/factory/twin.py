@@ -39,8 +39,8 @@ def load_model(folder: str | Path, *, network: Network | None = None) -> nn.Modu
 
     Args:
         folder: The model folder; its hashes are verified.
-        network: The factory's network, changed here, where it is the user's own and not a registered one;
-            `brickyard.modularize` makes it again. Its weights do not matter.
+        network: The factory's network, where it is the user's own and not a registered one;
+            `brickyard.modularize` makes it again. Its weights do not matter; it is put in evaluation mode.
 
     Returns:
         A module without bricks, in evaluation mode, that computes what `model.onnx` computes.
