@@ -83,7 +83,7 @@ class Maker:
         self.checks = Checks(self.production, device)
         largest = self.blueprint.space.largest()
         self.whole = self.costs(largest, file_bytes=self.blueprint.count(largest).file_bytes)
-        self._references: dict[tuple[Config, int], tuple[Session, Floats]] = {}
+        self._references: dict[Config, tuple[int, Session, Floats]] = {}
         self._whole_ms: float | None = None
 
     def _calibration(self, count: int) -> Floats:
@@ -305,11 +305,11 @@ class Maker:
         choices = {d.name: config[d.name] for d in self.blueprint.space if isinstance(d, Choice)}
         sets = self.blueprint.norm_sets
         number = 0 if sets is None else sets.of(config)
-        key = Config(choices), number
-        if key not in self._references:
+        key = Config(choices)
+        if key not in self._references or self._references[key][0] != number:  # one at a time, for its memory
             reference = open_session(self.blueprint.gated(choices, norm_set=number))
-            self._references[key] = reference, self._calibration(4)
-        reference, inputs = self._references[key]
+            self._references[key] = number, reference, self._calibration(4)
+        _, reference, inputs = self._references[key]
         expected = outputs_of(reference, inputs, gates=self._gates(config))
         error, scale = 0.0, 1.0
         for name, whole, actual in zip(
