@@ -180,6 +180,16 @@ def test_a_damaged_picture_is_read_or_named(tmp_path, kind, changes, length):
     assert told == "(8, 8, 3)" or told.startswith(f"image {file} cannot be read")
 
 
+@pytest.mark.parametrize("height", [6_000_000, 20_000_000])
+def test_a_head_that_claims_many_pixels_is_no_warning_but_damage(tmp_path, height):
+    content = bytearray(picture("BMP", side=16))
+    content[22:26] = height.to_bytes(4, "little")  # of 16 pixels each
+    file = tmp_path / "picture.bmp"
+    file.write_bytes(content)
+    with pytest.raises(DataError, match=r"picture\.bmp cannot be read"):
+        PREPROCESS.load_image(file)
+
+
 @settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(content=st.one_of(st.binary(max_size=60), st.text(alphabet='file,label\n"x./\t1', max_size=60)))
 def test_any_bytes_as_a_table_are_refused_as_bad_data(tmp_path, content):

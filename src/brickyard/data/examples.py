@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import warnings
 import zipfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
@@ -20,6 +21,32 @@ Resize = Literal["bilinear", "nearest"]
 Crop = Literal["squash", "center", "letterbox"]
 
 _GREY = 114  # what fills the rest of a letterbox
+
+
+def read_picture(source: Path | io.BytesIO) -> Any:
+    """Read a picture whole, upright as its camera was held.
+
+    Args:
+        source: File or content in any format that Pillow reads, up to its limit of about 179 million pixels.
+            From half of that on Pillow warns, which is not passed on: a damaged head may claim any size.
+
+    Returns:
+        A Pillow image.
+
+    Raises:
+        OSError: The file is missing (`FileNotFoundError`) or damaged.
+        ValueError: The content is damaged, or larger than the limit.
+    """
+    from PIL import Image, ImageOps
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            with Image.open(source) as image:
+                image.load()
+                return ImageOps.exif_transpose(image)
+    except (SyntaxError, TypeError, Image.DecompressionBombError) as error:  # kinds that decoders raise
+        raise ValueError(str(error)) from error
 
 
 @dataclass(frozen=True, eq=False)
@@ -271,14 +298,11 @@ class Preprocess:
         Raises:
             DataError: The file is missing or not a readable image; it is named.
         """
-        from PIL import Image, ImageOps
-
         try:
-            with Image.open(path) as image:
-                return self.fit(ImageOps.exif_transpose(image))
+            return self.fit(read_picture(path))
         except FileNotFoundError:
             raise DataError(f"image {path} does not exist") from None
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        except (OSError, ValueError) as error:
             raise DataError(f"image {path} cannot be read ({error}); remove or replace it") from None
 
     def to_json(self) -> str:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from brickyard.core.errors import DataError, MissingExtraError, TaskError
 from brickyard.core.task import Vocabulary
 from brickyard.data._split import normalisation, stratified
-from brickyard.data.examples import Crop, Examples, Preprocess
+from brickyard.data.examples import Crop, Examples, Preprocess, read_picture
 
 _READERS = {".csv": "csv", ".tsv": "csv", ".parquet": "parquet", ".jsonl": "json"}
 _SPLITS = ("validation", "test")
@@ -319,8 +319,6 @@ def _natural(word: str) -> tuple[int, float, str]:
 
 def open_picture(value: Any, base: Path, *, row: int) -> Any:
     """Open one cell of an image column: a path, bytes, or a record of both."""
-    from PIL import Image, ImageOps
-
     content, path = (value.get("bytes"), value.get("path")) if isinstance(value, dict) else (None, value)
     if isinstance(path, bytes):
         content, path = path, None
@@ -330,12 +328,10 @@ def open_picture(value: Any, base: Path, *, row: int) -> Any:
         raise DataError(f"the image of row {row} is {path!r}, neither a path nor bytes; name another column")
     name = f"image {base / path}" if path else f"the image of row {row}"
     try:
-        with Image.open(io.BytesIO(content) if content else base / str(path)) as image:
-            image.load()
-            return ImageOps.exif_transpose(image)
+        return read_picture(io.BytesIO(content) if content else base / str(path))
     except FileNotFoundError:
         raise DataError(f"{name} does not exist (row {row})") from None
-    except (OSError, SyntaxError, ValueError, TypeError, Image.DecompressionBombError) as error:
+    except (OSError, ValueError, TypeError) as error:
         raise DataError(f"{name} cannot be read ({error}); replace it or drop row {row}") from None
 
 
