@@ -1,6 +1,7 @@
 """Losses of detectors against slow ones; gates and tasks of their own for each picture; a toy is learnt."""
 
 import math
+from functools import partial
 
 import numpy as np
 import pytest
@@ -93,7 +94,7 @@ def test_maps_outside_of_the_task_do_not_count():
     questions = ask(batch.objects, np.random.default_rng(0))
     questions.tasks[:] = [[1, 0, 0]]
     logits, boxes = torch.randn(1, 3, 8, 8), torch.rand(1, 4, 8, 8)
-    objective = JointDetection(TrainSettings())
+    objective = partial(JointDetection(TrainSettings()), limits=torch.ones(1))
     first = objective((None, boxes), {"score": logits}, batch, questions, None)[0]
     other = logits.clone()
     other[:, 1:] += 3

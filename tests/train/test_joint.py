@@ -12,6 +12,7 @@ from brickyard.train.joint import (
     JointTraining,
     RecordMeans,
     TrainSettings,
+    distillation,
     draw_limits,
     one_cycle,
     split_gates,
@@ -131,6 +132,15 @@ def test_distillation_and_mixed_precision_run(joint):
     assert np.isfinite(record.loss)
     assert len(run.assembler.seen) == 6
     assert all((limits == 1).all() for _, limits in run.assembler.seen[1::2])
+
+
+def test_pictures_without_a_limit_learn_from_labels_alone():
+    scores, teacher = torch.randn(4, 3, requires_grad=True), torch.randn(4, 3)
+    loss = distillation(scores, teacher, torch.tensor([1.0, 0.5, 1.0, 0.25]))
+    (gradient,) = torch.autograd.grad(loss, scores)
+    assert (gradient[[0, 2]] == 0).all()
+    wanted = (scores.softmax(1) - teacher.softmax(1))[[1, 3]] / 4
+    assert torch.allclose(gradient[[1, 3]], wanted, atol=1e-6)
 
 
 def test_scores_of_mixed_gates_are_those_of_each_picture_alone(classes, rng):

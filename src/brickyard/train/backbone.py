@@ -39,8 +39,8 @@ from brickyard.train.tasks import object_words
 Nested = Callable[[npt.NDArray[np.float32]], Mapping[str, Tensor]]
 """From limits `[batch]` to gates by subset."""
 
-BackboneObjective = Callable[[Network, Tensor, Batch], tuple[Tensor, float]]
-"""From network, pictures and batch to the loss and an accuracy in [0, 1]."""
+BackboneObjective = Callable[[Network, Tensor, Batch, Tensor], tuple[Tensor, float]]
+"""From network, pictures, batch and limits `[batch]` to the loss and an accuracy in [0, 1]."""
 
 
 class BackboneTraining:
@@ -146,7 +146,8 @@ class BackboneTraining:
             self.network.gated(gates),
             self.network.sized(limits),
         ):
-            loss, accuracy = self.objective(self.network, pictures, batch)
+            shares = torch.from_numpy(limits).to(self.device)
+            loss, accuracy = self.objective(self.network, pictures, batch, shares)
         for group in self.optimizer.param_groups:
             group["lr"] = settings.learning_rate * one_cycle(self.step, settings.steps)
         self.optimizer.zero_grad(set_to_none=True)
@@ -161,7 +162,9 @@ class BackboneTraining:
         open_share = float(torch.cat(list(gates.values()), dim=1).mean()) if gates else 1.0
         return value, accuracy, open_share
 
-    def _answers(self, network: Network, pictures: Tensor, batch: Batch) -> tuple[Tensor, float]:
+    def _answers(
+        self, network: Network, pictures: Tensor, batch: Batch, limits: Tensor
+    ) -> tuple[Tensor, float]:
         settings = self.settings
         if self.group_sizes is None:
             labels = torch.from_numpy(batch.objects[:, 0, 0].astype(np.int64)).to(self.device)
@@ -170,7 +173,7 @@ class BackboneTraining:
             if self.teacher is not None and settings.distill > 0:
                 with torch.no_grad():
                     target = self.teacher(pictures).float()
-                loss = loss + settings.distill * distillation(scores, target)
+                loss = loss + settings.distill * distillation(scores, target, limits)
             return loss, float((scores.argmax(1) == labels).float().mean())
         return self._words(pictures, batch)
 

@@ -163,7 +163,9 @@ class BackboneDetection:
     def __init__(self, group_sizes: Sequence[int] | None) -> None:
         self.group_sizes = None if group_sizes is None else np.array(group_sizes)
 
-    def __call__(self, network: Network, pictures: Tensor, batch: Batch) -> tuple[Tensor, float]:
+    def __call__(
+        self, network: Network, pictures: Tensor, batch: Batch, limits: Tensor, /
+    ) -> tuple[Tensor, float]:
         """Compute the loss, and the share of the centres that are found."""
         with score_maps(network) as maps:
             _, boxes = network(pictures)
@@ -200,7 +202,15 @@ class JointDetection:
         self.settings = settings
 
     def __call__(
-        self, outputs: Any, maps: Mapping[str, Tensor], batch: Batch, questions: Questions, teacher: Any
+        self,
+        outputs: Any,
+        maps: Mapping[str, Tensor],
+        batch: Batch,
+        questions: Questions,
+        teacher: Any,
+        /,
+        *,
+        limits: Tensor,
     ) -> tuple[Tensor, Tensor, float]:
         """Compute the whole loss, what of it is shown, and the share of the centres that are found."""
         logits, boxes = maps["score"], outputs[1].float()

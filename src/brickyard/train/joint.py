@@ -49,9 +49,10 @@ class TrainSettings:
         penalty: Weight of the hinge on the cost, for discretisers that need one.
         places: Weight of the loss at the places of the objects, where boxes are known and the head scores
             places.
-        distill: Weight of the distillation, 0 for none. Its teacher is the network as it was before training
-            where it came trained, in both stages; otherwise, in the joint stage alone, the same network with
-            everything that the task opens at limit 1.
+        distill: Weight of the distillation, 0 for none; pictures of limit 1 learn from labels alone. Its
+            teacher is the network as it was before training where it came trained, in both stages;
+            otherwise, in the joint stage alone, the same network with everything that the task opens at
+            limit 1.
         label_smoothing: Of the cross entropy.
         precision: `fp32`, or `bf16` for mixed precision.
         seed: Seed of weights and draws.
@@ -140,6 +141,8 @@ class Objective(Protocol):
         questions: Questions,
         teacher: Any,
         /,
+        *,
+        limits: Tensor,
     ) -> tuple[Tensor, Tensor, float]:
         """Compute the whole loss, the part of it that is shown, and an accuracy in [0, 1].
 
@@ -148,7 +151,8 @@ class Objective(Protocol):
             maps: What its layers `missing` and `score` give by place, float32; see `score_maps`.
             batch: The batch.
             questions: Its tasks.
-            teacher: What the network gives without a limit; None without distillation.
+            teacher: What the teacher gives; None without distillation.
+            limits: The pictures' shares of all MACs, `[batch]`.
         """
 
 
@@ -227,9 +231,22 @@ def draw_limits(
     return limits.astype(np.float32)
 
 
-def distillation(scores: Tensor, teacher: Tensor) -> Tensor:
-    """Return the cross entropy of scores to those of a teacher, both `[batch, outputs]`; a scalar."""
-    return -(teacher.softmax(1) * scores.log_softmax(1).clamp(min=-50)).sum(1).mean()
+def distillation(scores: Tensor, teacher: Tensor, limits: Tensor) -> Tensor:
+    """Return the cross entropy of scores to those of a teacher, for the pictures that have a limit.
+
+    Those without one learn from labels alone, as the widest subnet does in universally slimmable networks
+    (arXiv 1903.05134): a teacher as large as they are would hold them back.
+
+    Args:
+        scores: Scores, `[batch, outputs]`.
+        teacher: Scores of the teacher, `[batch, outputs]`.
+        limits: Shares of all MACs, `[batch]`.
+
+    Returns:
+        The sum over the pictures whose limit is below 1, divided by the size of the batch.
+    """
+    each = -(teacher.softmax(1) * scores.log_softmax(1).clamp(min=-50)).sum(1)
+    return (each * (limits < 1)).mean()
 
 
 class AnswerObjective:
@@ -243,7 +260,15 @@ class AnswerObjective:
         self.settings = settings
 
     def __call__(
-        self, outputs: Any, maps: Mapping[str, Tensor], batch: Batch, questions: Questions, teacher: Any, /
+        self,
+        outputs: Any,
+        maps: Mapping[str, Tensor],
+        batch: Batch,
+        questions: Questions,
+        teacher: Any,
+        /,
+        *,
+        limits: Tensor,
     ) -> tuple[Tensor, Tensor, float]:
         """Compute the whole loss, the cross entropy alone, and the share of right answers."""
         settings = self.settings
@@ -254,7 +279,8 @@ class AnswerObjective:
         if settings.places > 0:
             total = total + settings.places * place_loss(maps, batch, questions)
         if teacher is not None:
-            total = total + settings.distill * distillation(scores, self._mask(teacher.float(), questions))
+            target = self._mask(teacher.float(), questions)
+            total = total + settings.distill * distillation(scores, target, limits)
         return total, loss, float((scores.argmax(1) == labels).float().mean())
 
     def _mask(self, scores: Tensor, questions: Questions) -> Tensor:
@@ -397,7 +423,7 @@ class JointTraining:
                         if self.teacher is None
                         else self.teacher(pictures)
                     )
-            total, loss, accuracy = self.objective(outputs, maps, batch, questions, teacher)
+            total, loss, accuracy = self.objective(outputs, maps, batch, questions, teacher, limits=limits)
         total = total + settings.penalty * penalty
         for group, peak in zip(
             self.optimizer.param_groups, (settings.learning_rate, settings.assembler_rate), strict=True
