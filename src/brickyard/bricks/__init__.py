@@ -2,21 +2,32 @@
 
 from brickyard.bricks.conv import ElasticConv2d
 from brickyard.bricks.depth import ElasticDepth
+from brickyard.bricks.embedding import ElasticEmbedding
 from brickyard.bricks.inverted_residual import inverted_residual, squeeze_excite
+from brickyard.bricks.layer_norm import ElasticLayerNorm
 from brickyard.bricks.linear import ElasticLinear
 from brickyard.bricks.norm import ElasticBatchNorm2d, fold_norms_, loose_norms
 from brickyard.bricks.option import Alternatives
 from brickyard.bricks.residual import residual_block
+from brickyard.bricks.span import ElasticSpan
+from brickyard.bricks.transformer import decoder_layer, encoder_layer, feed_forward, multi_head_attention
 
 __all__ = [
     "Alternatives",
     "ElasticBatchNorm2d",
     "ElasticConv2d",
     "ElasticDepth",
+    "ElasticEmbedding",
+    "ElasticLayerNorm",
     "ElasticLinear",
+    "ElasticSpan",
+    "decoder_layer",
+    "encoder_layer",
+    "feed_forward",
     "fold_norms_",
     "inverted_residual",
     "loose_norms",
+    "multi_head_attention",
     "residual_block",
     "squeeze_excite",
 ]

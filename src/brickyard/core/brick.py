@@ -35,6 +35,17 @@ class Width:
     full: int
     unit: int = 1
 
+    @classmethod
+    def of(cls, decision: Subset | Choice, unit: int = 1) -> Width:
+        """Return the width that has all units of a decision, and no more.
+
+        Args:
+            decision: What cuts the axis.
+            unit: Entries per group of the subset, or per step of the choice.
+        """
+        units = decision.count if isinstance(decision, Subset) else decision.largest()
+        return cls(decision, units * unit, unit)
+
     def cut(self, axis: int) -> Cut:
         """Return the cut of one tensor axis by this width."""
         kind = "subset" if isinstance(self.decision, Subset) else "prefix"

@@ -18,6 +18,7 @@ from brickyard.core.decision import Subset
 from brickyard.core.errors import ConfigError, ExtractError
 from brickyard.core.norm_sets import NormSets
 from brickyard.core.plain import Constant
+from brickyard.core.sequence import PADDING
 from brickyard.core.space import Space
 
 
@@ -32,6 +33,8 @@ class Network(nn.Module):
         norm_pairs: Paths in `root` of convolutions and of the batch normalisation that alone reads each, so
             that it can be folded; those that stand in a sequence are found without.
         outputs: Names of what `root` gives: one for a tensor, several for a tuple of tensors.
+        vocab_sizes: Where `root` reads token ids: for each of its inputs, the number of different ids; every
+            input is then `[batch, *input_shape]` and may be filled up with padding.
 
     Example:
         >>> network = build("residual_cnn_pico")
@@ -48,6 +51,7 @@ class Network(nn.Module):
         arguments: Mapping[str, Any] | None = None,
         norm_pairs: Iterable[tuple[str, str]] = (),
         outputs: Iterable[str] = ("scores",),
+        vocab_sizes: Iterable[int] = (),
     ) -> None:
         super().__init__()
         self.root = root
@@ -56,6 +60,7 @@ class Network(nn.Module):
         self.builder = builder
         self.arguments = dict(arguments or {})
         self.input_shape = tuple(input_shape)
+        self.vocab_sizes = tuple(vocab_sizes)
         bricks = [module for module in root.modules() if isinstance(module, Brick)]
         self.space = Space(decision for brick in bricks for decision in brick.decisions())
         self.norm_sets: NormSets | None = None
@@ -63,6 +68,26 @@ class Network(nn.Module):
     def forward(self, *inputs: Any, **named: Any) -> Any:
         """Compute with the active subnet; arguments and result are those of the root."""
         return self.root(*inputs, **named)
+
+    def example_inputs(self, *, batch: int, seed: int = 0) -> tuple[Tensor, ...]:
+        """Draw inputs of the right kind and shape: normal numbers, or token ids of random lengths.
+
+        Args:
+            batch: Number of samples.
+            seed: Seed of the draws.
+
+        Returns:
+            The arguments of `forward`.
+        """
+        generator = torch.Generator().manual_seed(seed)
+        if not self.vocab_sizes:
+            return (torch.randn(batch, *self.input_shape, generator=generator),)
+        inputs = []
+        for vocab_size in self.vocab_sizes:
+            ids = torch.randint(1, vocab_size, (batch, *self.input_shape), generator=generator)
+            lengths = torch.randint(1, ids.shape[-1] + 1, (*ids.shape[:-1], 1), generator=generator)
+            inputs.append(ids.masked_fill(torch.arange(ids.shape[-1]) >= lengths, PADDING))
+        return tuple(inputs)
 
     def configure(self, config: Mapping[str, Any]) -> None:
         """Make a subnet active in place; weights are untouched.

@@ -150,6 +150,11 @@ def export_blueprint(network: Network, *, samples: int = 8, seed: int = 0) -> Bl
         ExportError: The network has parts that cannot be cut in a graph, or a cut graph differs from
             torch by more than 1e-4 of the largest score.
     """
+    if network.vocab_sizes:
+        raise ExportError(
+            "this network reads token ids, which a blueprint cannot hold; extract the subnet and export it "
+            "with torch.onnx.export"
+        )
     options = [decision.name for decision in network.space if isinstance(decision, Option)]
     if options:
         raise ExportError(
