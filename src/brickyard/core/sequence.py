@@ -218,7 +218,7 @@ class Memory(NamedTuple):
         return Memory(tuple(output[rows] for output in self.outputs), self.mask[rows])
 
     def last(self, count: int) -> tuple[Tensor, Tensor]:
-        """Return the last outputs, joined along the tokens, and their mask, `[batch, count * tokens, ...]`."""
+        """Return the last outputs joined along the tokens, and their mask, `[batch, all tokens, ...]`."""
         if count == 1:
             return self.outputs[-1], self.mask
         return torch.cat(self.outputs[-count:], dim=1), torch.cat([self.mask] * count, dim=1)

@@ -38,6 +38,6 @@ def build(name: str, **arguments: Any) -> Network:
     return network
 
 
-from brickyard.networks import detection, encoder, vision  # noqa: E402, F401  (registers their builders)
+from brickyard.networks import detection, encoder, translation, vision  # noqa: E402, F401  (registers their builders)
 
 __all__ = ["NETWORKS", "Builder", "build"]

@@ -91,7 +91,7 @@ def text_encoder(
 def text_encoder_pico(
     *, num_outputs: int = 3, vocab_size: int = 20, max_tokens: int = 8, dropout: float = 0.0
 ) -> Network:
-    """Build a text classifier of a few thousand parameters, for tests."""
+    """Build a text classifier of five thousand parameters, for tests."""
     return text_encoder(
         num_outputs=num_outputs,
         vocab_size=vocab_size,
