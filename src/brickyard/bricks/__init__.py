@@ -1,5 +1,6 @@
 """Elastic twins of torch layers, and the blocks made of them."""
 
+from brickyard.bricks.calibration import extract_calibrated
 from brickyard.bricks.conv import ElasticConv2d
 from brickyard.bricks.depth import ElasticDepth
 from brickyard.bricks.embedding import ElasticEmbedding
@@ -23,6 +24,7 @@ __all__ = [
     "ElasticSpan",
     "decoder_layer",
     "encoder_layer",
+    "extract_calibrated",
     "feed_forward",
     "fold_norms_",
     "inverted_residual",
