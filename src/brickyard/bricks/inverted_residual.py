@@ -44,7 +44,7 @@ def inverted_residual(
     in_channels: int,
     out_channels: int,
     *,
-    groups: Subset,
+    groups: Subset | Choice,
     group_channels: int,
     kernel: Choice,
     stride: int = 1,
@@ -56,7 +56,7 @@ def inverted_residual(
     Args:
         in_channels: Channels of the incoming stream.
         out_channels: Channels of the outgoing stream.
-        groups: Which groups of expanded channels are on.
+        groups: Which groups of expanded channels are on, or how many.
         group_channels: Expanded channels per group.
         kernel: Kernel sizes of the depthwise convolution.
         stride: Stride of the depthwise convolution.
@@ -66,8 +66,8 @@ def inverted_residual(
     Returns:
         A block with a linear output; with a shortcut where shapes allow one.
     """
-    inner = groups.count * group_channels
-    width = Width(groups, inner, group_channels)
+    width = Width.of(groups, group_channels)
+    inner = width.full
     layers: OrderedDict[str, nn.Module] = OrderedDict(
         expand=ElasticConv2d(in_channels, inner, 1, width_out=width),
         norm1=ElasticBatchNorm2d(inner, width=width),

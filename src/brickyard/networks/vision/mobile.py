@@ -6,14 +6,92 @@ Blocks follow arXiv 1905.02244, the elastic depth and kernel arXiv 1908.09791.
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Callable
 
 from torch import nn
 
 from brickyard.bricks import ElasticBatchNorm2d, ElasticConv2d, ElasticDepth, inverted_residual
+from brickyard.core.brick import Width
 from brickyard.core.decision import Choice, Subset
 from brickyard.core.network import Network
 from brickyard.networks import NETWORKS
 from brickyard.networks.vision.heads import HeadKind, head
+
+Expansion = Callable[[str, int, bool], Width]
+"""From a block's name, its input channels, and whether it opens its stage, to its expanded channels."""
+
+
+def mobile_network(
+    *,
+    num_outputs: int,
+    head_kind: HeadKind,
+    in_channels: int,
+    image_size: int,
+    stem_channels: int,
+    stem_stride: int,
+    widths: tuple[int, ...],
+    depths: tuple[tuple[int, ...], ...],
+    expansion: Expansion,
+    kernel_sizes: tuple[int, ...],
+    excite: tuple[bool, ...],
+    strides: tuple[int, ...],
+) -> Network:
+    """Build a MobileNetV3-style CNN with expanded channels of any kind.
+
+    Every block owns a `Choice` `stage<i>.block<j>.kernel` and whatever cuts its expanded channels; every
+    stage owns a `Choice` `stage<i>.depth`. The first block of a stage mostly has no shortcut.
+
+    Args:
+        num_outputs: Classes of a `classes` head, words of a `presence` head.
+        head_kind: See `brickyard.networks.vision.heads.head`.
+        in_channels: Channels of a picture.
+        image_size: Height and width of a picture in pixels.
+        stem_channels: Channels behind the first convolution.
+        stem_stride: Stride of the first convolution.
+        widths: Channels of each stage.
+        depths: Numbers of blocks of each stage, ascending.
+        expansion: Gives the expanded channels of a block.
+        kernel_sizes: Odd kernel sizes of the depthwise convolutions, ascending.
+        excite: Whether a stage has squeeze-and-excitation.
+        strides: Stride of each stage's first block.
+
+    Returns:
+        The network.
+    """
+    stem = nn.Sequential(
+        OrderedDict(
+            conv=ElasticConv2d(in_channels, stem_channels, 3, stride=stem_stride),
+            norm=ElasticBatchNorm2d(stem_channels),
+            act=nn.Hardswish(),
+        )
+    )
+    stages: list[nn.Module] = []
+    channels = stem_channels
+    for stage, width in enumerate(widths):
+        blocks = []
+        for block in range(max(depths[stage])):
+            name = f"stage{stage}.block{block}"
+            expanded = expansion(name, channels, block == 0)
+            blocks.append(
+                inverted_residual(
+                    channels,
+                    width,
+                    groups=expanded.decision,
+                    group_channels=expanded.unit,
+                    kernel=Choice(f"{name}.kernel", kernel_sizes),
+                    stride=strides[stage] if block == 0 else 1,
+                    squeezed_channels=max(4, expanded.full // 8) if excite[stage] else 0,
+                    activation=nn.Hardswish if excite[stage] else nn.ReLU,
+                )
+            )
+            channels = width
+        stages.append(ElasticDepth(blocks, depth=Choice(f"stage{stage}.depth", depths[stage])))
+    root = nn.Sequential(
+        OrderedDict(
+            stem=stem, stages=nn.Sequential(*stages), head=head(head_kind, channels, num_outputs=num_outputs)
+        )
+    )
+    return Network(root, input_shape=(in_channels, image_size, image_size))
 
 
 def mobile_cnn(
@@ -33,9 +111,8 @@ def mobile_cnn(
 ) -> Network:
     """Build a MobileNetV3-style CNN.
 
-    Every block owns a `Subset` `stage<i>.block<j>` of expanded channels and a `Choice`
-    `stage<i>.block<j>.kernel`; every stage owns a `Choice` `stage<i>.depth`. The first block of a stage has
-    no shortcut and keeps one group.
+    Every block owns a `Subset` `stage<i>.block<j>` of expanded channels beside the choices of
+    `mobile_network`. The first block of a stage has no shortcut and keeps one group.
 
     Args:
         num_outputs: Classes of a `classes` head, words of a `presence` head.
@@ -54,40 +131,25 @@ def mobile_cnn(
     Returns:
         The network.
     """
-    stem = nn.Sequential(
-        OrderedDict(
-            conv=ElasticConv2d(in_channels, stem_channels, 3, stride=2),
-            norm=ElasticBatchNorm2d(stem_channels),
-            act=nn.Hardswish(),
-        )
+
+    def expansion(name: str, channels: int, is_first: bool) -> Width:
+        groups = channels * expand_ratio // group_channels
+        return Width.of(Subset(name, groups, minimum=1 if is_first else 0), group_channels)
+
+    return mobile_network(
+        num_outputs=num_outputs,
+        head_kind=head_kind,
+        in_channels=in_channels,
+        image_size=image_size,
+        stem_channels=stem_channels,
+        stem_stride=2,
+        widths=widths,
+        depths=tuple(tuple(range(1, depth + 1)) for depth in depths),
+        expansion=expansion,
+        kernel_sizes=kernel_sizes,
+        excite=excite,
+        strides=strides,
     )
-    stages: list[nn.Module] = []
-    channels = stem_channels
-    for stage, width in enumerate(widths):
-        blocks = []
-        for block in range(depths[stage]):
-            name = f"stage{stage}.block{block}"
-            inner = channels * expand_ratio
-            blocks.append(
-                inverted_residual(
-                    channels,
-                    width,
-                    groups=Subset(name, inner // group_channels, minimum=1 if block == 0 else 0),
-                    group_channels=group_channels,
-                    kernel=Choice(f"{name}.kernel", kernel_sizes),
-                    stride=strides[stage] if block == 0 else 1,
-                    squeezed_channels=max(4, inner // 8) if excite[stage] else 0,
-                    activation=nn.Hardswish if excite[stage] else nn.ReLU,
-                )
-            )
-            channels = width
-        stages.append(ElasticDepth(blocks, depth=Choice(f"stage{stage}.depth", range(1, depths[stage] + 1))))
-    root = nn.Sequential(
-        OrderedDict(
-            stem=stem, stages=nn.Sequential(*stages), head=head(head_kind, channels, num_outputs=num_outputs)
-        )
-    )
-    return Network(root, input_shape=(in_channels, image_size, image_size))
 
 
 @NETWORKS.add("mobile_cnn_pico")

@@ -7,18 +7,21 @@ from collections import OrderedDict
 from torch import nn
 
 from brickyard.bricks import ElasticBatchNorm2d, ElasticConv2d, residual_block
+from brickyard.core.brick import Width
 from brickyard.core.decision import Subset
 from brickyard.core.network import Network
 from brickyard.networks import NETWORKS
 from brickyard.networks.vision.heads import HeadKind, head
 
 
-def stem(in_channels: int, channels: int, kernel: int, *, stride: int) -> nn.Sequential:
-    """Build the first layer: a convolution with normalisation and activation, always whole."""
+def stem(
+    in_channels: int, channels: int, kernel: int, *, stride: int, width: Width | None = None
+) -> nn.Sequential:
+    """Build the first layer: convolution, normalisation, activation; whole unless `width` cuts it."""
     return nn.Sequential(
         OrderedDict(
-            conv=ElasticConv2d(in_channels, channels, kernel, stride=stride),
-            norm=ElasticBatchNorm2d(channels),
+            conv=ElasticConv2d(in_channels, channels, kernel, stride=stride, width_out=width),
+            norm=ElasticBatchNorm2d(channels, width=width),
             act=nn.ReLU(),
         )
     )
