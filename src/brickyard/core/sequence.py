@@ -119,7 +119,8 @@ class Attention(nn.Module):
         return y
 
     def _heads(self, x: Tensor) -> Tensor:
-        return x.unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
+        heads: Tensor = x.unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
+        return heads
 
     def _bias(self, query_BHTC: Tensor, mask_BK: Tensor) -> Tensor:
         """Return what is added to the scores, `[batch, 1, tokens or 1, keys]`.
