@@ -75,9 +75,9 @@ def values(name: str) -> dict[str, list[int]]:
 
 def test_space_of_the_mobile_supernet():
     choices = values("ofa_mobile_small")
-    assert len(choices) == 3 * (1 + 4 * 2)
-    assert choices["stage1.depth"] == [2, 3, 4]
-    assert choices["stage2.block3.expand"] == [3, 4, 6]
+    assert len(choices) == 3 * (1 + 3 * 2)
+    assert choices["stage1.depth"] == [1, 2, 3]
+    assert choices["stage2.block2.expand"] == [3, 4, 6]
     assert choices["stage0.block0.kernel"] == [3, 5, 7]
     assert [d.name for d in build("ofa_mobile_small").space if not isinstance(d, Choice)] == ["classes"]
 

@@ -1,6 +1,6 @@
 """MobileNetV3-style supernets for search, after once-for-all (arXiv 1908.09791): everything is a `Choice`.
 
-Depth of each stage, kernel size and expand ratio of each block are elastic (section 3.1 of the paper). A
+Depth of each stage, kernel size and expand ratio of each block are elastic (section 3.2 of the paper). A
 smaller kernel is the middle of the larger one without the paper's transform matrices, and expanded channels
 keep their order rather than being sorted by importance.
 """
@@ -93,18 +93,18 @@ def ofa_mobile_pico(
 def ofa_mobile_small(
     *, num_outputs: int = 10, head_kind: HeadKind = "classes", in_channels: int = 3, image_size: int = 32
 ) -> Network:
-    """Build a MobileNetV3-style supernet of 0.75 M parameters for pictures of 28 to 32 pixels."""
+    """Build a MobileNetV3-style supernet of 0.42 M parameters for pictures of 28 to 32 pixels."""
     return ofa_mobile(
         num_outputs=num_outputs,
         head_kind=head_kind,
         in_channels=in_channels,
         image_size=image_size,
         stem_channels=16,
-        stem_stride=1,
-        widths=(24, 40, 80),
-        depths=(2, 3, 4),
+        stem_stride=2,
+        widths=(24, 40, 64),
+        depths=(1, 2, 3),
         expand_ratios=(3, 4, 6),
         kernel_sizes=(3, 5, 7),
         excite=(False, True, True),
-        strides=(2, 2, 2),
+        strides=(1, 2, 2),
     )
