@@ -175,20 +175,36 @@ def library_cut(
     pruner = torch_pruning.pruner.MagnitudePruner(
         cut,
         torch.zeros(1, *shape),
-        importance=torch_pruning.importance.MagnitudeImportance(p=1),
+        # By the largest of its layer: by the mean, layers that would lose all channels are skipped whole.
+        importance=torch_pruning.importance.MagnitudeImportance(p=1, normalizer="max"),
         global_pruning=across_layers,
         pruning_ratio=share,
         max_pruning_ratio=0.95,
         round_to=round_to,
-        ignored_layers=list(cut.get_submodule("head").modules()),
+        ignored_layers=_uncut(cut),
     )
     pruner.step()
     return cut
 
 
+def _uncut(module: nn.Module) -> list[nn.Module]:
+    """Return the layers that the library leaves as they are: the head, whose outputs are the answers.
+
+    Of a ResNet for CIFAR also those that write to the shortcuts: these have no parameters and fill up
+    channels by zeros, which the library cannot cut. So it cuts inside blocks, as ours does.
+    """
+    if hasattr(module, "head"):
+        return list(module.get_submodule("head").modules())
+    return [
+        layer
+        for name, layer in module.named_modules()
+        if isinstance(layer, nn.Linear) or name == "conv1" or name.endswith("conv2")
+    ]
+
+
 def largest_below(
     make: Callable[[float], nn.Module], fits: Callable[[nn.Module], bool], *, steps: int = 9
-) -> nn.Module:
+) -> nn.Module | None:
     """Find by bisection the largest network that fits.
 
     Args:
@@ -197,10 +213,12 @@ def largest_below(
         steps: Steps of the bisection.
 
     Returns:
-        The network.
+        The network; None if even the smallest does not fit.
     """
     low, high = 0.0, 0.94
     best = make(high)
+    if not fits(best):
+        return None
     for _ in range(steps):
         middle = (low + high) / 2
         module = make(middle)

@@ -43,6 +43,7 @@ class Effort:
         schedules: Steps of each training for a task alone, ascending.
         short_schedules: The same for fine-tuning a cut network for the task.
         alone: Tasks that are trained alone, half of them unseen where there are such.
+        cuts: Whether library cuts are measured.
         most: Most tasks of each group for the other peers, None for all.
         threads: Threads of the runtime.
     """
@@ -51,6 +52,7 @@ class Effort:
     schedules: Sequence[int] = (300, 1000, 3000)
     short_schedules: Sequence[int] = (100, 300, 1000)
     alone: int = 4
+    cuts: bool = True
     most: int | None = None
     threads: int = 1
 
@@ -144,16 +146,17 @@ def run_trial(ledger: Ledger, trial: Trial, effort: Effort) -> None:
         _output_filter(
             ledger, trial, network, origin=origin, reference=reference, latency=latency, effort=effort
         )
-        _cuts(
-            ledger,
-            trial,
-            network,
-            own=own,
-            macs=macs,
-            reference=reference,
-            latency=latency,
-            effort=effort,
-        )
+        if effort.cuts:
+            _cuts(
+                ledger,
+                trial,
+                network,
+                own=own,
+                macs=macs,
+                reference=reference,
+                latency=latency,
+                effort=effort,
+            )
     _alone(ledger, trial, network, effort)
 
 
@@ -211,12 +214,21 @@ def _cuts(
         "equal latency": as_fast,
     }
     untuned: dict[str, dict[str, list[float]]] = {}
+    untouched: dict[str, dict[str, list[float]]] = {}  # before statistics are estimated anew
     for rule, fits in rules.items():
         ways = cutters(entry, network, round_to=4 if rule == "equal latency" else None)
         for name, make in ways.items():
             limit = f"{trial.limit}, {rule}"
             module = largest_below(make, fits)
+            if module is None:
+                say(f"{trial.section}: seed {entry.seed}, {name} gets no network of {limit}")
+                continue
             share = macs_of(module, shape) / whole
+            if name != FIRST:
+                reader = Reader(entry, module)
+                values = [reader.judge(task, trial.examples(task)) for task, _ in trial.tasks]
+                untouched.setdefault(limit, {})[name] = values
+                trial.add(ledger, f"{name}, as it leaves it", values, limit=limit)
             recalibrate_(module, inputs)
             reader = Reader(entry, module)
             values = [reader.judge(task, trial.examples(task)) for task, _ in trial.tasks]
@@ -238,12 +250,12 @@ def _cuts(
             say(f"{trial.section}: seed {entry.seed}, {name}, {limit} done")
     for limit, held in untuned.items():
         library = [values for name, values in held.items() if name != FIRST]
-        better = {
-            "ours - best library cut without fine-tuning": max(
-                library, key=lambda values: float(np.mean(values))
-            ),
-            "ours - first channels of stage 0": held[FIRST],
-        }
+        better = {}
+        if library:
+            better["ours - best library cut without fine-tuning"] = max(library, key=np.mean)
+            better["ours - best library cut as it leaves it"] = max(untouched[limit].values(), key=np.mean)
+        if FIRST in held:
+            better["ours - first channels of stage 0"] = held[FIRST]
         for method, others in better.items():
             for (task, group), mine, other in zip(trial.tasks, own, others, strict=True):
                 more = {"group": group, "task": task.text, "limit": limit, "seed": entry.seed}
@@ -291,7 +303,13 @@ def _alone(ledger: Ledger, trial: Trial, network: Network | None, effort: Effort
                 return macs_of(module, shape) <= macs
 
             pruned = largest_below(cut, fits)
-            ways["magnitude cut fine-tuned for the task"] = (pruned, effort.short_schedules, rates[1], False)
+            if pruned is not None:
+                ways["magnitude cut fine-tuned for the task"] = (
+                    pruned,
+                    effort.short_schedules,
+                    rates[1],
+                    False,
+                )
         more = {
             "group": group,
             "task": task.text,

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from brickyard.modularize import Modularized
 
 
-_NORM_SETS = "1,0.75,0.55,0.4,0.3"
+_NORM_SETS = "1,0.6"
 
 
 def modularize(

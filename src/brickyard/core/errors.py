@@ -83,6 +83,10 @@ class TrainError(BrickyardError):
     """A training run cannot be started or resumed as asked."""
 
 
+class SearchError(BrickyardError):
+    """A search ended before it had what it was asked for."""
+
+
 class ModularizeError(BrickyardError):
     """A dense network cannot be turned into a modular one."""
 

@@ -1,0 +1,94 @@
+"""What is known of one objective: warped values, the predictor and the encoding that do best on them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+
+from brickyard.core.errors import ConfigError
+from brickyard.search.genes import Genes, Rows
+from brickyard.search.predictors.base import PREDICTORS, Array, Predictor, Together, together
+from brickyard.search.predictors.select import Quality, select
+from brickyard.search.warp import Warp, half_rank
+
+Features = Mapping[str, Callable[[Genes, Rows], Array]]
+
+_SELECT_AGAIN = 2.0  # predictor and encoding are chosen anew when there are so many times as many points
+_TUNE_AGAIN = 1.15  # what shapes the predictor
+
+
+class Model:
+    """Predicts one objective; what it is made of is chosen anew as points come in.
+
+    Args:
+        genes: The space.
+        encodings: Encodings to choose from, by name.
+        predictors: Names of predictors to choose from.
+        seed: Seed of folds and predictors.
+
+    Attributes:
+        qualities: How well every choice did when the last one was made, the best first.
+    """
+
+    def __init__(self, genes: Genes, *, encodings: Features, predictors: Sequence[str], seed: int) -> None:
+        if not encodings or not predictors:
+            raise ConfigError("a model needs at least one encoding and one predictor")
+        self.genes, self.encodings, self.seed = genes, dict(encodings), seed
+        self.makers = {name: PREDICTORS[name] for name in predictors}
+        self.qualities: list[Quality] = []
+        self.encoding = next(iter(self.encodings))
+        self._predictor: Predictor = next(iter(self.makers.values()))(seed)
+        self._warp: Warp | None = None
+        self._selected = self._tuned = 0
+
+    def fit(self, rows: Rows, values: Array) -> Array:
+        """Learn from measured points.
+
+        Args:
+            rows: Genes, `[points, columns]`.
+            values: The objective, the smaller the better, `[points]`, finite.
+
+        Returns:
+            The values as it learns them; the order of points is the same.
+        """
+        self._warp = half_rank(values)
+        target = self._warp(values)
+        if len(self.makers) * len(self.encodings) > 1 and len(rows) >= _SELECT_AGAIN * self._selected:
+            self._select(rows, target)
+        tune = len(rows) >= _TUNE_AGAIN * self._tuned
+        if tune:
+            self._tuned = len(rows)
+        self._predictor.fit(self.features(rows), target, tune=tune)
+        return target
+
+    def _select(self, rows: Rows, target: Array) -> None:
+        self._selected, self._tuned = len(rows), 0
+        features = {name: encode(self.genes, rows) for name, encode in self.encodings.items()}
+        makers = {name: (lambda make=make: make(self.seed)) for name, make in self.makers.items()}
+        self.qualities = select(makers, features, target, seed=self.seed)
+        best = self.qualities[0]
+        self.encoding = best.encoding
+        self._predictor = self.makers[best.predictor](self.seed)
+
+    def features(self, rows: Rows) -> Array:
+        """Encode points as the predictor sees them."""
+        return self.encodings[self.encoding](self.genes, rows)
+
+    def warp(self, values: Array) -> Array:
+        """Return values as they are learnt."""
+        assert self._warp is not None
+        return self._warp(values)
+
+    def predict(self, rows: Rows) -> tuple[Array, Array]:
+        """Predict points, as they are learnt: means and standard deviations, `[points]` each."""
+        return self._predictor.predict(self.features(rows))
+
+    def together(self, rows: Rows) -> Together:
+        """Predict points so that some can be supposed known."""
+        return together(self._predictor, self.features(rows))
+
+
+def stack(parts: Sequence[Array]) -> Array:
+    """Put objectives side by side, `[points, objectives]`."""
+    return np.stack(list(parts), axis=1)

@@ -1,0 +1,173 @@
+"""Proposals: the points that are worth measuring next.
+
+Lightweight iterative search as in arXiv 2205.10358: predictors learn from all measurements so far, an inner
+search runs on predictions alone, a batch of its best points is measured, and so on. What differs from the
+paper: no point is ever proposed twice, predictors say how sure they are, and a batch is drawn by expected
+hypervolume improvement, each point supposing that those before it turn out as predicted. So it explores, and
+a batch does not crowd one place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.special import ndtr
+
+from brickyard.search.candidates import candidates
+from brickyard.search.fronts import Values, boxes, non_dominated
+from brickyard.search.genes import Genes, Rows
+from brickyard.search.improvement import expected_improvement
+from brickyard.search.model import Features, Model, stack
+
+_SHORTLIST = 600
+_MARGIN = 0.1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measured:
+    """What is known.
+
+    Attributes:
+        rows: Genes of the measured points, `[points, columns]`.
+        values: Objectives, the smaller the better, `[points, objectives]`, finite.
+        limits: Constraints, met at 0 and below, `[points, constraints]`.
+        pending: Genes of points that are being measured, `[points, columns]`.
+        refused: Genes of other points that are not to be proposed.
+    """
+
+    rows: Rows
+    values: Values
+    limits: Values
+    pending: Rows
+    refused: Rows
+
+
+class Proposer:
+    """Proposes points of one space.
+
+    Args:
+        genes: The space.
+        num_objectives: Number of objectives.
+        num_limits: Number of constraints.
+        encodings: Encodings to choose from, by name.
+        predictors: Names of predictors to choose from.
+        reference: Worst values that count, one for each objective, None to follow from what was measured.
+        seed: Seed of all draws.
+
+    Attributes:
+        models: One for each objective, then one for each constraint.
+    """
+
+    def __init__(
+        self,
+        genes: Genes,
+        *,
+        num_objectives: int,
+        num_limits: int = 0,
+        encodings: Features,
+        predictors: Sequence[str],
+        reference: Sequence[float] | None = None,
+        seed: int = 0,
+    ) -> None:
+        self.genes, self.num_objectives = genes, num_objectives
+        self.reference = None if reference is None else np.asarray(reference, dtype=float)
+        self.models = [
+            Model(genes, encodings=encodings, predictors=predictors, seed=seed)
+            for _ in range(num_objectives + num_limits)
+        ]
+
+    def __call__(self, known: Measured, count: int, rng: np.random.Generator) -> Rows:
+        """Propose points.
+
+        Args:
+            known: What was measured, at least two points.
+            count: How many to propose.
+            rng: Source of the draws of the inner search.
+
+        Returns:
+            Genes `[proposals, columns]`, all different and none of them known; fewer than `count`, or none,
+            where the space has no more.
+        """
+        targets = stack(
+            [
+                model.fit(known.rows, column)
+                for model, column in zip(self.models, np.hstack([known.values, known.limits]).T, strict=True)
+            ]
+        )[:, : self.num_objectives]
+        met = (known.limits <= 0).all(1)
+        front = targets[met]
+        front = front[non_dominated(front)]
+        free = candidates(
+            self.genes,
+            predict=lambda rows: stack([model.predict(rows)[0] for model in self.models]),
+            best=known.rows[met][non_dominated(targets[met])],
+            num_objectives=self.num_objectives,
+            known=np.vstack([known.rows, known.pending, known.refused]),
+            rng=rng,
+        )
+        if not len(free):
+            return free
+        shortlist, reference = self._shortlist(free, front, targets)
+        return self._batch(shortlist, front, reference, known.pending, count)
+
+    def _reference(self, front: Values, targets: Values) -> Values:
+        """Return the worst that counts: what the user says, or a little worse than the front."""
+        if self.reference is not None:
+            edge = self.reference[None]
+            return np.array(
+                [
+                    model.warp(edge[:, place])[0]
+                    for place, model in enumerate(self.models[: self.num_objectives])
+                ]
+            )
+        points = front if len(front) else targets
+        span = points.max(0) - points.min(0)
+        span = np.where(span > 0, span, np.ptp(targets, axis=0) + 1e-9)
+        worst: Values = points.max(0) + _MARGIN * span
+        return worst
+
+    def _shortlist(self, free: Rows, front: Values, targets: Values) -> tuple[Rows, Values]:
+        reference = self._reference(front, targets)
+        found = [model.predict(free) for model in self.models]
+        gain = self._gain(
+            stack([mean for mean, _ in found]), stack([dev for _, dev in found]), front, reference
+        )
+        return free[np.argsort(-gain, kind="stable")[:_SHORTLIST]], reference
+
+    def _gain(self, mean: Values, deviation: Values, front: Values, reference: Values) -> Values:
+        """Return the expected improvement of points, times the chance that they meet all constraints."""
+        objectives = slice(0, self.num_objectives)
+        if self.num_objectives == 1:
+            best = front.min(0) if len(front) else reference
+            lower, upper = np.full((1, 1), -np.inf), best[None]
+        else:
+            lower, upper = boxes(front, reference)
+        gain = expected_improvement(mean[:, objectives], deviation[:, objectives], lower, upper)
+        for place, model in enumerate(self.models[self.num_objectives :], start=self.num_objectives):
+            gain *= ndtr((model.warp(np.zeros(1))[0] - mean[:, place]) / deviation[:, place])
+        return gain
+
+    def _batch(self, rows: Rows, front: Values, reference: Values, pending: Rows, count: int) -> Rows:
+        """Draw points one by one, each supposing the values of those before."""
+        points = np.vstack([pending, rows])
+        joint = [model.together(points) for model in self.models]
+        mean = stack([part.mean for part in joint])
+        picked = list(range(len(pending)))
+        for index in picked:
+            for part in joint:
+                part.suppose(index)
+        supposed = np.vstack([front, mean[picked, : self.num_objectives]])
+        chosen: list[int] = []
+        while len(chosen) < min(count, len(rows)):
+            supposed = supposed[non_dominated(supposed)]
+            gain = self._gain(mean, stack([part.deviation for part in joint]), supposed, reference)
+            gain[picked] = -1.0
+            index = int(np.argmax(gain))
+            picked.append(index)
+            chosen.append(index)
+            for part in joint:
+                part.suppose(index)
+            supposed = np.vstack([supposed, mean[index, : self.num_objectives]])
+        return points[chosen]

@@ -1,0 +1,99 @@
+"""Proposals: new, different, and where predictors expect most."""
+
+import numpy as np
+import pytest
+from optuna.distributions import CategoricalDistribution
+
+from brickyard.core.errors import ConfigError
+from brickyard.search.encodings import one_hot, ordinal
+from brickyard.search.genes import Genes
+from brickyard.search.propose import Measured, Proposer
+
+GENES = Genes({f"layer{place}": CategoricalDistribution([1, 2, 3, 4]) for place in range(5)})
+NONE = np.zeros((0, 5))
+
+
+def truth(rows):
+    return np.stack([10.0 - rows.sum(1) - 2 * (rows[:, 0] == 3), (rows**2).sum(1)], axis=1)
+
+
+def known(rows, **more):
+    values = truth(rows)
+    return Measured(
+        **{
+            "rows": rows,
+            "values": values,
+            "limits": np.zeros((len(rows), 0)),
+            "pending": NONE,
+            "refused": NONE,
+            **more,
+        }
+    )
+
+
+def proposer(**more):
+    return Proposer(
+        GENES,
+        **{
+            "num_objectives": 2,
+            "encodings": {"ordinal": ordinal, "one_hot": one_hot},
+            "predictors": ("gaussian",),
+            **more,
+        },
+    )
+
+
+def test_proposals_are_new_and_different(rng):
+    rows = np.unique(GENES.draw(30, rng), axis=0)
+    pending, refused = rows[:4], rows[4:8]
+    found = proposer()(known(rows[8:], pending=pending, refused=refused), 12, rng)
+    assert len(np.unique(found, axis=0)) == 12
+    assert not {tuple(row) for row in found} & {tuple(row) for row in rows}
+
+
+def test_proposals_improve_on_chance(rng):
+    rows = np.unique(GENES.draw(40, rng), axis=0)
+    found = proposer()(known(rows), 10, rng)
+    from brickyard.search.fronts import hypervolume
+
+    reference = truth(GENES.all()).max(0)
+    with_found = hypervolume(truth(np.vstack([rows, found])), reference)
+    chance = [hypervolume(truth(np.vstack([rows, GENES.draw(10, rng)])), reference) for _ in range(5)]
+    assert with_found > max(chance)
+
+
+def test_constraints_are_kept_to(rng):
+    def best(points):
+        values = truth(points)
+        return values[values[:, 1] <= 12.0, 0].min()
+
+    rows = np.unique(GENES.draw(60, rng), axis=0)
+    rows = rows[(truth(rows)[:, 0] > best(GENES.all())) | (truth(rows)[:, 1] > 12.0)]
+    found = proposer(num_objectives=1, num_limits=1)(
+        known(rows, values=truth(rows)[:, :1], limits=truth(rows)[:, 1:] - 12.0), 10, rng
+    )
+    assert best(np.vstack([rows, found])) == best(GENES.all()) < best(rows)
+
+
+def test_a_reference_keeps_out_what_does_not_count(rng):
+    rows = np.unique(GENES.draw(60, rng), axis=0)
+    found = proposer(reference=[20.0, 10.0])(known(rows), 6, rng)
+    assert (truth(found)[:, 1] <= 14.0).all()
+
+
+def test_the_end_of_a_space(rng):
+    rows = GENES.all()
+    assert len(proposer()(known(rows[2:]), 10, rng)) == 2
+    assert len(proposer()(known(rows), 10, rng)) == 0
+
+
+def test_predictor_and_encoding_are_chosen_and_reported(rng):
+    chosen = proposer(predictors=("ridge", "gaussian"))
+    chosen(known(np.unique(GENES.draw(50, rng), axis=0)), 3, rng)
+    names = {(quality.predictor, quality.encoding) for quality in chosen.models[0].qualities}
+    assert names == {(p, e) for p in ("ridge", "gaussian") for e in ("ordinal", "one_hot")}
+
+
+def test_nothing_to_choose_from_is_refused():
+    with pytest.raises(ConfigError, match="at least one encoding and one predictor"):
+        proposer(encodings={})
