@@ -10,8 +10,9 @@ import json
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ import optuna
 from optuna.samplers import BaseSampler, BruteForceSampler, NSGAIISampler, RandomSampler
 from optuna.storages import BaseStorage, RDBStorage, RetryHeartbeatStaleTrialCallback, fail_stale_trials
 from optuna.trial import FrozenTrial, TrialState
+from sqlalchemy import text
 
 from brickyard.core.config import Config
 from brickyard.core.errors import ConfigError
@@ -35,7 +37,7 @@ Evaluate = Callable[[Config], Metrics]
 
 _METRICS, _CONFIG, _SETUP, _COPY = "metrics", "config", "brickyard", "copy_of"
 _HEARTBEAT_S = 10
-_PATIENCE_S = 0.5
+_PATIENCE_S, _SHORT_S = 0.5, 0.02
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -147,8 +149,9 @@ class Search:
             settings = SamplerSettings(**{**vars(settings), "constraints": _Excess(self.limits)})
         with _experiments():
             built = SAMPLERS[sampler](settings) if isinstance(sampler, str) else sampler
+        self._storage = open_storage(storage)
         self.study = optuna.create_study(
-            storage=open_storage(storage),
+            storage=self._storage,
             study_name=name,
             sampler=built,
             directions=["maximize" if objective.maximize else "minimize" for objective in self.objectives],
@@ -296,15 +299,48 @@ class Search:
                 return True
             time.sleep(_PATIENCE_S)
             fail_stale_trials(self.study)
+            self._free_the_silent(running)
+
+    def _free_the_silent(self, running: Sequence[FrozenTrial]) -> None:
+        """Put in line again what a worker held that died before its first sign of life.
+
+        Optuna never notices such.
+        """
+        storage = self._storage
+        if not isinstance(storage, RDBStorage) or storage.grace_period is None:
+            return
+        oldest = datetime.now() - timedelta(seconds=storage.grace_period)
+        with storage.engine.connect() as connection:
+            heard = set(connection.execute(text("SELECT trial_id FROM trial_heartbeats")).scalars())
+        for trial in running:
+            silent = trial._trial_id not in heard
+            if silent and trial.datetime_start is not None and trial.datetime_start < oldest:
+                with suppress(ValueError):  # another worker was quicker
+                    self.study.tell(trial.number, state=TrialState.FAIL)
+                    if _CONFIG in trial.user_attrs:
+                        self.study.enqueue_trial(_fixed(trial))  # type: ignore[arg-type]
 
     def _before(self, number: int) -> dict[str, FrozenTrial]:
-        """Return the points that earlier trials hold or evaluate, by key."""
+        """Return the points that earlier trials hold or evaluate, by key.
+
+        Waits until every earlier trial that runs has said what its point is (the bakery algorithm: the number
+        of a trial is its ticket), so that of two workers at the same point exactly one evaluates it.
+        """
+        while True:
+            trials = self.study.get_trials(deepcopy=False)
+            earlier = [t for t in trials if t.state == TrialState.RUNNING and t.number < number]
+            silent = [trial for trial in earlier if _CONFIG not in trial.user_attrs]
+            if not silent:
+                break
+            time.sleep(_SHORT_S)
+            fail_stale_trials(self.study)
+            self._free_the_silent(silent)
         held: dict[str, FrozenTrial] = {}
-        for trial in self.study.get_trials(deepcopy=False):
+        for trial in trials:
             if trial.state == TrialState.COMPLETE and _COPY not in trial.user_attrs:
                 held[self._key(self._config_of(trial))] = trial
-            elif trial.state == TrialState.RUNNING and trial.number < number and _CONFIG in trial.user_attrs:
-                held.setdefault(self._key(self._config_of(trial)), trial)
+        for trial in earlier:
+            held.setdefault(self._key(self._config_of(trial)), trial)
         return held
 
     def _key(self, config: Config) -> str:
@@ -357,8 +393,8 @@ def open_storage(
     """
     if storage is None or isinstance(storage, BaseStorage):
         return storage
-    text = str(storage)
-    address = text if "://" in text else f"sqlite:///{text}"
+    name = str(storage)
+    address = name if "://" in name else f"sqlite:///{name}"
     with _experiments():
         return RDBStorage(
             address,

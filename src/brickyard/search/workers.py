@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import multiprocessing
-import pickle
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -42,13 +41,13 @@ def run_workers(
         raise ConfigError(
             "several workers need a storage that they share, such as storage='search.db'", path="storage"
         )
-    try:
-        pickle.dumps((settings, evaluate))
-    except (pickle.PicklingError, AttributeError, TypeError) as error:
+    names = [str(getattr(part, "__qualname__", "")) for part in (evaluate, settings.get("canonical"))]
+    hidden = [name for name in names if "<" in name]
+    if hidden:
         raise ConfigError(
-            f"workers cannot be handed what they need: {error}; use functions at the top of a module",
+            f"workers cannot be handed {hidden[0]}; use a function at the top of a module",
             path="evaluate",
-        ) from None
+        )
     watched = Search(**settings)
     context = multiprocessing.get_context("spawn")
     processes = [
