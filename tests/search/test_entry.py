@@ -152,6 +152,18 @@ def test_ask_and_tell(space, measure):
         search.tell(search.ask()[0], {"macs": 1.0})
 
 
+@pytest.mark.parametrize("wrong", [{"error": float("nan")}, {"error": float("inf")}, {}])
+def test_numbers_that_mean_nothing_stop_the_search_and_lose_no_point(space, measure, wrong):
+    from optuna.storages import InMemoryStorage
+
+    more = {"space": space, "objectives": ["error"], "storage": InMemoryStorage(), "evaluations": 4}
+    with pytest.raises(ConfigError, match=r"the evaluation gave"):
+        run(**more, evaluate=lambda config: wrong)
+    result = run(**more, evaluate=measure)
+    assert [point.config for point in result.points[:2]] == [space.smallest(), space.largest()]
+    assert len(result.points) == 4
+
+
 def test_a_study_of_another_space_is_refused(space, measure, tmp_path):
     run(space=space, evaluate=measure, objectives=["error"], evaluations=2, storage=tmp_path / "a.db")
     with pytest.raises(ConfigError, match=r"study 'search' in this storage has other objectives"):

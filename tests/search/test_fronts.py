@@ -7,17 +7,6 @@ from pymoo.indicators.hv import HV
 from brickyard.search.fronts import boxes, hypervolume, non_dominated
 
 
-def slow_front(values):
-    return [
-        not any(
-            (other <= value).all() and ((other < value).any() or place < own)
-            for place, other in enumerate(values)
-            if place != own
-        )
-        for own, value in enumerate(values)
-    ]
-
-
 @pytest.mark.parametrize("objectives", [1, 2, 3, 4])
 def test_front_and_volume(objectives, rng):
     values = np.round(rng.random((30, objectives)), 1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -142,7 +143,7 @@ def result_of(search: Search, *, encodings: Features, seed: int = 0) -> Result:
         )
         for objective in search.objectives
     )
-    return Result(**{**vars(result), "predicted": predicted})
+    return replace(result, predicted=predicted)
 
 
 def _predicted(

@@ -7,11 +7,12 @@ many workers. A worker that dies loses the evaluation it was at; another takes t
 from __future__ import annotations
 
 import json
+import math
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -146,7 +147,7 @@ class Search:
         self.distributions = distributions(space)
         settings = settings or SamplerSettings()
         if self.limits:
-            settings = SamplerSettings(**{**vars(settings), "constraints": _Excess(self.limits)})
+            settings = replace(settings, constraints=_Excess(self.limits))
         with _experiments():
             built = SAMPLERS[sampler](settings) if isinstance(sampler, str) else sampler
         self._storage = open_storage(storage)
@@ -219,7 +220,7 @@ class Search:
             metrics: Its numbers, those of all objectives and limits among them.
 
         Raises:
-            ConfigError: A number is missing.
+            ConfigError: A number is missing or not finite.
         """
         values = self._keep(trial, metrics)
         self.study.tell(trial, values)
@@ -230,6 +231,14 @@ class Search:
         if missing:
             raise ConfigError(
                 f"the evaluation gave {sorted(metrics)}; {missing[0]!r} is missing", path=missing[0]
+            )
+        strange = [name for name in needed if not math.isfinite(metrics[name])]
+        if strange:
+            raise ConfigError(
+                f"the evaluation gave {strange[0]} = {metrics[strange[0]]}; objectives and limits need "
+                "finite numbers, so raise an error where there is none",
+                path=strange[0],
+                value=metrics[strange[0]],
             )
         trial.set_user_attr(_METRICS, {name: float(value) for name, value in metrics.items()})
         return [float(metrics[objective.name]) for objective in self.objectives]
@@ -250,7 +259,8 @@ class Search:
             progress: Called with the points that are done and wanted.
 
         Raises:
-            ConfigError: `evaluations` is not positive, or an evaluation lacks a number.
+            ConfigError: `evaluations` is not positive, or an evaluation lacks a number or gives one that
+                is not finite.
         """
         if evaluations < 1:
             raise ConfigError(f"evaluations = {evaluations} must be at least 1", path="evaluations")
@@ -265,7 +275,7 @@ class Search:
                 return list(same.values)
             if same is not None or len(before) >= evaluations:
                 raise optuna.TrialPruned
-            return self._keep(trial, self._measured(trial, config, evaluate))
+            return self._measured(trial, config, evaluate)
 
         def after(study: optuna.Study, trial: FrozenTrial) -> None:
             if not self._wait_for_room(evaluations, progress):
@@ -274,10 +284,10 @@ class Search:
         if self._wait_for_room(evaluations, progress):
             self.study.optimize(one, callbacks=[after])
 
-    def _measured(self, trial: optuna.Trial, config: Config, evaluate: Evaluate) -> Metrics:
+    def _measured(self, trial: optuna.Trial, config: Config, evaluate: Evaluate) -> list[float]:
         """Evaluate a config; where that fails or is interrupted, put it first in line."""
         try:
-            return evaluate(config)
+            return self._keep(trial, evaluate(config))
         except Exception:
             self.study.enqueue_trial(trial.params)
             raise
@@ -350,7 +360,7 @@ class Search:
         return self.space.check(Config.from_json(trial.user_attrs[_CONFIG]))
 
     def found(self) -> list[Found]:
-        """Return every evaluated point once, in the order of their trials."""
+        """Return every evaluated point, in the order of their trials; copies of a point are left out."""
         return [
             Found(
                 trial.number,

@@ -57,11 +57,10 @@ def half_rank(values: Array) -> Warp:
     median = float(np.median(values))
     better = values[values <= median]
     spread = float(np.sqrt(((better - median) ** 2).mean()))
-    known, first = np.unique(values[values > median], return_index=True)
+    known = np.unique(values[values > median])
     if not len(known) or spread == 0.0:
         return Warp(median, np.zeros(0), np.zeros(0))
     ranks = np.searchsorted(np.sort(values), known, side="left") + 0.5
     placed = median + spread * ndtri(np.clip(ranks / len(values), 0.5 + 1e-9, 1 - 1e-9))
     keep = np.concatenate([[True], np.diff(placed) > 0]) & (placed > median)
-    assert len(first) == len(known)
     return Warp(median, known[keep], placed[keep])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from brickyard.core.errors import ConfigError, SearchError
@@ -77,5 +78,5 @@ def run_workers(
 def _work(settings: dict[str, Any], evaluate: Evaluate, evaluations: int, index: int) -> None:
     sampling = settings.get("settings")
     if sampling is not None:
-        settings["settings"] = type(sampling)(**{**vars(sampling), "seed": sampling.seed + 1000 * index})
+        settings["settings"] = replace(sampling, seed=sampling.seed + 1000 * index)
     Search(**settings).run(evaluate, evaluations=evaluations)
