@@ -1,7 +1,10 @@
-"""The sampler passes Optuna's own tests, and finds more than chance does."""
+"""The sampler passes Optuna's own tests, in threads too, and can be sent to another process."""
 
+import copy
+import time
 from collections.abc import Callable
 
+import optuna
 import pytest
 from optuna.samplers import BaseSampler
 from optuna.testing.pytest_samplers import (
@@ -10,6 +13,7 @@ from optuna.testing.pytest_samplers import (
     RelativeSamplerTestCase,
 )
 
+from brickyard.search.propose import Proposer
 from brickyard.search.sampler import LinasSampler
 
 
@@ -17,3 +21,29 @@ class TestLinasSampler(BasicSamplerTestCase, RelativeSamplerTestCase, MultiObjec
     @pytest.fixture
     def sampler(self) -> Callable[[], BaseSampler]:
         return lambda: LinasSampler(startup=5, batch_size=3, seed=0)
+
+
+def test_threads_of_one_study_take_turns(monkeypatch):
+    inside, most = [], []
+    propose = Proposer.__call__
+
+    def watched(self, known, count, rng):
+        inside.append(1)
+        most.append(len(inside))
+        time.sleep(0.05)
+        found = propose(self, known, count, rng)
+        inside.pop()
+        return found
+
+    monkeypatch.setattr(Proposer, "__call__", watched)
+    study = optuna.create_study(sampler=LinasSampler(startup=2, batch_size=1, seed=0))
+    study.optimize(lambda t: sum(t.suggest_int(f"x{i}", 0, 5) for i in range(4)), n_trials=16, n_jobs=4)
+    assert len(most) > 4
+    assert max(most) == 1
+
+
+def test_a_sampler_can_be_sent_to_another_process():
+    sampler = copy.deepcopy(LinasSampler(startup=2, seed=3))
+    study = optuna.create_study(sampler=sampler)
+    study.optimize(lambda t: t.suggest_int("x", 0, 50), n_trials=6)
+    assert len({trial.params["x"] for trial in study.trials}) == 6

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -72,6 +73,13 @@ class LinasSampler(BaseSampler):
         self._proposer: tuple[object, Proposer] | None = None
         self._queue: list[Rows] = []
         self._asked_at = 0
+        self._lock = Lock()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name != "_lock"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state, _lock=Lock())
 
     def reseed_rng(self) -> None:
         """Draw a new seed of single parameters; proposals depend on the number of the trial already."""
@@ -94,10 +102,11 @@ class LinasSampler(BaseSampler):
         if len(known.rows) < self.startup:
             return genes.params(_fresh(genes, known, rng))
         key = (tuple(search_space.items()), len(study.directions), known.limits.shape[1])
-        if self._proposer is None or repr(self._proposer[0]) != repr(key):
-            self._proposer = key, self._new_proposer(genes, study, known.limits.shape[1])
-            self._queue = []
-        row = self._next(known, rng)
+        with self._lock:  # threads of one study share the predictors and the queue
+            if self._proposer is None or repr(self._proposer[0]) != repr(key):
+                self._proposer = key, self._new_proposer(genes, study, known.limits.shape[1])
+                self._queue = []
+            row = self._next(known, rng)
         return genes.params(_fresh(genes, known, rng) if row is None else row)
 
     def _new_proposer(self, genes: Genes, study: Study, num_limits: int) -> Proposer:
