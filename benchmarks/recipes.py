@@ -39,7 +39,7 @@ def resnet56_settings(seed: int) -> BuildSettings:
         train=TrainSettings(
             steps=390,
             batch_size=128,
-            lowest_limit=0.2,
+            lowest_limit=0.25,
             whole_share=0.3,
             anneal=0.2,
             distill=1.0,
