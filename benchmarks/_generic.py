@@ -202,10 +202,16 @@ def _uncut(module: nn.Module) -> list[nn.Module]:
     ]
 
 
+_LADDER = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.88, 0.94)
+
+
 def largest_below(
-    make: Callable[[float], nn.Module], fits: Callable[[nn.Module], bool], *, steps: int = 9
+    make: Callable[[float], nn.Module], fits: Callable[[nn.Module], bool], *, steps: int = 6
 ) -> nn.Module | None:
-    """Find by bisection the largest network that fits.
+    """Find the largest network that fits: the first on a ladder of shares, then by bisection below it.
+
+    The ladder is climbed from below because a library's cut need not shrink with the share: layers that would
+    lose all channels, rounded to multiples, are left whole.
 
     Args:
         make: From a share in [0, 1] that is removed to a network.
@@ -213,11 +219,15 @@ def largest_below(
         steps: Steps of the bisection.
 
     Returns:
-        The network; None if even the smallest does not fit.
+        The network; None if none on the ladder fits.
     """
-    low, high = 0.0, 0.94
-    best = make(high)
-    if not fits(best):
+    low = 0.0
+    for high in _LADDER:
+        best = make(high)
+        if fits(best):
+            break
+        low = high
+    else:
         return None
     for _ in range(steps):
         middle = (low + high) / 2
