@@ -113,7 +113,7 @@ def subsets(ledger: Ledger, entries: Sequence[Kept], arguments: argparse.Namespa
             tune_steps=0,
             schedules=arguments.schedules,
             short_schedules=arguments.short_schedules,
-            alone=arguments.subsets,
+            alone=arguments.subsets if arguments.alone is None else arguments.alone,
             cuts=False,  # those of the section half tell what they are worth
             threads=arguments.threads,
         )
@@ -225,6 +225,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--bulk", type=int, help="requests of the section bulk")
     parser.add_argument("--pictures", type=int, default=10_000, help="test pictures of the section half")
     parser.add_argument("--subsets", type=int, default=4, help="class subsets")
+    parser.add_argument("--alone", type=int, help="of them, how many get nets trained alone")
     parser.add_argument("--tune-steps", type=int, default=390, help="fine-tuning of library cuts, first seed")
     parser.add_argument("--schedules", type=numbers, default=[1000], help="steps of nets for a task")
     parser.add_argument("--short-schedules", type=numbers, default=[300], help="steps of tuned cuts")

@@ -1,8 +1,9 @@
-"""What is known of one objective: warped values, the predictor and the encoding that do best on them."""
+"""What is known of one objective: warped values, the predictors and encodings that do best on them."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -14,12 +15,25 @@ from brickyard.search.warp import Warp, half_rank
 
 Features = Mapping[str, Callable[[Genes, Rows], Array]]
 
-_SELECT_AGAIN = 2.0  # predictor and encoding are chosen anew when there are so many times as many points
-_TUNE_AGAIN = 1.15  # what shapes the predictor
+_SELECT_AGAIN = 2.0  # predictors and encodings are chosen anew when there are so many times as many points
+_TUNE_AGAIN = 1.15  # what shapes the predictors
+_VIEWS = 3
+
+
+@dataclass(frozen=True)
+class View:
+    """A predictor and the encoding that it sees."""
+
+    encoding: str
+    predictor: Predictor
 
 
 class Model:
     """Predicts one objective; what it is made of is chosen anew as points come in.
+
+    Few points do not tell which of several encodings is best, and each is blind to something. So a model may
+    hold several views: the predictor and encoding that rank held-out points best, and up to two others that
+    are as good within the 95 % interval of the best.
 
     Args:
         genes: The space.
@@ -29,6 +43,7 @@ class Model:
 
     Attributes:
         qualities: How well every choice did when the last one was made, the best first.
+        views: What it predicts by, the best first.
     """
 
     def __init__(self, genes: Genes, *, encodings: Features, predictors: Sequence[str], seed: int) -> None:
@@ -37,8 +52,7 @@ class Model:
         self.genes, self.encodings, self.seed = genes, dict(encodings), seed
         self.makers = {name: PREDICTORS[name] for name in predictors}
         self.qualities: list[Quality] = []
-        self.encoding = next(iter(self.encodings))
-        self._predictor: Predictor = next(iter(self.makers.values()))(seed)
+        self.views = [View(next(iter(self.encodings)), next(iter(self.makers.values()))(seed))]
         self._warp: Warp | None = None
         self._selected = self._tuned = 0
 
@@ -59,7 +73,8 @@ class Model:
         tune = len(rows) >= _TUNE_AGAIN * self._tuned
         if tune:
             self._tuned = len(rows)
-        self._predictor.fit(self.features(rows), target, tune=tune)
+        for view in self.views:
+            view.predictor.fit(self.encodings[view.encoding](self.genes, rows), target, tune=tune)
         return target
 
     def _select(self, rows: Rows, target: Array) -> None:
@@ -67,26 +82,38 @@ class Model:
         features = {name: encode(self.genes, rows) for name, encode in self.encodings.items()}
         makers = {name: (lambda make=make: make(self.seed)) for name, make in self.makers.items()}
         self.qualities = select(makers, features, target, seed=self.seed)
-        best = self.qualities[0]
-        self.encoding = best.encoding
-        self._predictor = self.makers[best.predictor](self.seed)
+        least = self.qualities[0].rank_interval[0]
+        good = [found for found in self.qualities if found.rank_correlation >= least]
+        chosen = good[:_VIEWS] or self.qualities[:1]
+        self.views = [View(found.encoding, self.makers[found.predictor](self.seed)) for found in chosen]
 
-    def features(self, rows: Rows) -> Array:
-        """Encode points as the predictor sees them."""
-        return self.encodings[self.encoding](self.genes, rows)
+    def view(self, place: int) -> View:
+        """Return the view whose turn it is, counted round."""
+        return self.views[place % len(self.views)]
 
     def warp(self, values: Array) -> Array:
         """Return values as they are learnt."""
         assert self._warp is not None
         return self._warp(values)
 
-    def predict(self, rows: Rows) -> tuple[Array, Array]:
-        """Predict points, as they are learnt: means and standard deviations, `[points]` each."""
-        return self._predictor.predict(self.features(rows))
+    def predict(self, rows: Rows, place: int = 0) -> tuple[Array, Array]:
+        """Predict points, as they are learnt.
 
-    def together(self, rows: Rows) -> Together:
-        """Predict points so that some can be supposed known."""
-        return together(self._predictor, self.features(rows))
+        Args:
+            rows: Genes, `[points, columns]`.
+            place: Whose turn it is among the views; the best one is 0.
+
+        Returns:
+            Means and standard deviations, `[points]` each.
+        """
+        view = self.view(place)
+        return view.predictor.predict(self.encodings[view.encoding](self.genes, rows))
+
+    def together(self, rows: Rows) -> list[Together]:
+        """Predict points so that some can be supposed known, by each of the views."""
+        return [
+            together(view.predictor, self.encodings[view.encoding](self.genes, rows)) for view in self.views
+        ]
 
 
 def stack(parts: Sequence[Array]) -> Array:

@@ -128,13 +128,21 @@ class Proposer:
         worst: Values = points.max(0) + _MARGIN * span
         return worst
 
+    @property
+    def _turns(self) -> int:
+        return max(len(model.views) for model in self.models)
+
     def _shortlist(self, free: Rows, front: Values, targets: Values) -> tuple[Rows, Values]:
+        """Return what is best in some view, and the worst values that count."""
         reference = self._reference(front, targets)
-        found = [model.predict(free) for model in self.models]
-        gain = self._gain(
-            stack([mean for mean, _ in found]), stack([dev for _, dev in found]), front, reference
-        )
-        return free[np.argsort(-gain, kind="stable")[:_SHORTLIST]], reference
+        kept: set[int] = set()
+        for turn in range(self._turns):
+            found = [model.predict(free, turn) for model in self.models]
+            gain = self._gain(
+                stack([mean for mean, _ in found]), stack([dev for _, dev in found]), front, reference
+            )
+            kept.update(np.argsort(-gain, kind="stable")[: _SHORTLIST // self._turns].tolist())
+        return free[sorted(kept)], reference
 
     def _gain(self, mean: Values, deviation: Values, front: Values, reference: Values) -> Values:
         """Return the expected improvement of points, times the chance that they meet all constraints."""
@@ -150,24 +158,27 @@ class Proposer:
         return gain
 
     def _batch(self, rows: Rows, front: Values, reference: Values, pending: Rows, count: int) -> Rows:
-        """Draw points one by one, each supposing the values of those before."""
+        """Draw points one by one, each supposing the values of those before; the views take turns."""
         points = np.vstack([pending, rows])
         joint = [model.together(points) for model in self.models]
-        mean = stack([part.mean for part in joint])
+        turns = [[views[turn % len(views)] for views in joint] for turn in range(self._turns)]
         picked = list(range(len(pending)))
-        for index in picked:
-            for part in joint:
+        for part in (part for views in joint for part in views):
+            for index in picked:
                 part.suppose(index)
-        supposed = np.vstack([front, mean[picked, : self.num_objectives]])
+        best = stack([views[0].mean for views in joint])[:, : self.num_objectives]
+        supposed = np.vstack([front, best[picked]])
         chosen: list[int] = []
         while len(chosen) < min(count, len(rows)):
+            turn = turns[len(chosen) % len(turns)]
+            mean = stack([part.mean for part in turn])
             supposed = supposed[non_dominated(supposed)]
-            gain = self._gain(mean, stack([part.deviation for part in joint]), supposed, reference)
+            gain = self._gain(mean, stack([part.deviation for part in turn]), supposed, reference)
             gain[picked] = -1.0
             index = int(np.argmax(gain))
             picked.append(index)
             chosen.append(index)
-            for part in joint:
+            for part in (part for views in joint for part in views):
                 part.suppose(index)
             supposed = np.vstack([supposed, mean[index, : self.num_objectives]])
         return points[chosen]
