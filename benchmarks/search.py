@@ -27,7 +27,7 @@ from _search_runs import Plan, joined, run_best, run_fronts
 from _search_tables import BEST_CELLS, PROBLEMS, Problem, Table, problem_of, read_table
 
 SECTIONS = ("fronts", "best-cell", "sampler-time", "supernets", "warm-start", "kills")
-QUICK = ("sampler-time", "best-cell", "fronts")
+QUICK = ("fronts", "best-cell", "sampler-time")
 QUICK_SECONDS = 60.0
 TABLE, TABLE_BEST = "table", "table-best"
 
@@ -64,7 +64,7 @@ def _measure(ledger: Ledger, arguments: argparse.Namespace, wanted: Sequence[str
         say(f"no table of NAS-Bench-201; name the folder of real data by --data DIR or {_adaptor.VARIABLE}")
         wanted = [name for name in wanted if name not in needs_table]
     table = read_table(path) if path is not None else None
-    share = {"fronts": 1.0, "best-cell": 0.5}  # of the time of a quick run, when a section must end
+    share = {"fronts": 0.5, "best-cell": 0.8}  # of the time of a quick run, when a section must end
 
     def plan(section: str) -> Plan:
         return Plan(
@@ -308,7 +308,9 @@ def main() -> None:
     else:
         _measure(ledger, arguments, wanted)
     if ledger.rows and not arguments.quick:
-        drawn = draw_curves(arguments.results) + draw_best(joined(ledger, "best-cell"), arguments.results)
+        drawn = draw_curves(arguments.results) + draw_best(
+            [*joined(ledger, "best-cell"), *joined(ledger, TABLE_BEST)], arguments.results
+        )
         say(f"pictures: {', '.join(path.name for path in drawn)}")
     finish(ledger, arguments, shown, figures, layout)
 
