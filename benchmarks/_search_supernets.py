@@ -94,6 +94,9 @@ def supernets(ledger: Ledger, kept: Path, *, seeds: Sequence[int]) -> None:
         kept: Folder with a folder for each trained super-network.
         seeds: Seeds of both.
     """
+    import optuna
+
+    optuna.logging.set_verbosity(optuna.logging.CRITICAL)
     for name in NETWORKS:
         if name not in OPENERS or not (kept / name).is_dir():
             say(f"   {name}: no trained super-network to search")
