@@ -81,7 +81,7 @@ def _is_kept(ledger: Ledger, plan: Plan, problem: str, arm: Arm, seed: int) -> b
         for row in joined(ledger, plan.section)
         if (row.group, row.method, row.seed, row.note) == (problem, arm.name, str(seed), arm.version)
     ]
-    return bool(found) and all(np.isfinite(row.value) or row.count >= plan.budget_of(arm) for row in found)
+    return bool(found) and all(row.count >= plan.budget_of(arm) for row in found)
 
 
 def run_fronts(ledger: Ledger, plan: Plan, problems: Iterable[Problem], arms: Sequence[Arm]) -> None:
