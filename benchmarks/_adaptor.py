@@ -158,3 +158,9 @@ def resnet56_weights() -> Path:
             f"no ResNet-56 here: name the folder of real data by --data DIR or {VARIABLE}"
         )
     return path
+
+
+def nb201() -> Path | None:
+    """Return the table of NAS-Bench-201 with latencies and energies, None where it is not at hand."""
+    path = (data_folder() or Path()) / "nb201_hw" / "nb201_hw.npz"
+    return path if path.is_file() else None

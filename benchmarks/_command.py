@@ -39,7 +39,7 @@ def options(doc: str | None, sections: Sequence[str]) -> argparse.ArgumentParser
     parser.add_argument(
         "--json", action="store_true", help="end with one line of JSON on stdout: the figures"
     )
-    parser.add_argument("--seeds", type=numbers, default=[0, 1, 2], help="seeds of the factories")
+    parser.add_argument("--seeds", type=numbers, default=[0, 1, 2], help="seeds to measure")
     parser.add_argument("--threads", type=int, default=1, help="threads of torch and of the runtime")
     parser.add_argument(
         "--data", help=f"folder of real data; else the environment variable {_adaptor.VARIABLE}"
@@ -76,12 +76,26 @@ def ledger_of(arguments: argparse.Namespace, benchmark: str) -> Ledger:
     return Ledger(arguments.results, mode=mode, threads=arguments.threads, benchmark=benchmark)
 
 
-def finish(ledger: Ledger, arguments: argparse.Namespace, sections: Sequence[str], figures: Figures) -> None:
-    """Print tables to stdout (stderr with --json), then the figures."""
+def finish(
+    ledger: Ledger,
+    arguments: argparse.Namespace,
+    sections: Sequence[str],
+    figures: Figures,
+    layout: Callable[[Ledger, str], str] = table,
+) -> None:
+    """Print tables to stdout (stderr with --json), then the figures.
+
+    Args:
+        ledger: The rows.
+        arguments: The command line.
+        sections: Sections to show.
+        figures: Boils the rows down.
+        layout: Lays out a section as a text, an empty one where it has no rows.
+    """
     write = say if arguments.json else print
     for name in sections:
-        if ledger.section(name):
-            write(table(ledger, name) + "\n")
+        if ledger.section(name) and (text := layout(ledger, name)):
+            write(text + "\n")
     values, text = figures(ledger)
     write(f"== figures: {ledger.device}, {arguments.threads} thread(s), fp32\n{text}")
     if ledger.rows:
