@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from brickyard.core.decision import Option
 from brickyard.core.space import Space
+from brickyard.search.cells import Cells, Kind
 
 if TYPE_CHECKING:
     from brickyard.search.model import Features
@@ -24,6 +25,15 @@ if TYPE_CHECKING:
 Values = npt.NDArray[np.float64]
 LEVELS = (0.90, 0.95, 0.99)
 _REPEATS = 20  # a method that asks for known cells only is stopped after so many calls per wanted cell
+
+
+_KINDS: dict[str, Kind] = {
+    "none": "absent",
+    "skip_connect": "identity",
+    "nor_conv_1x1": "weighted",
+    "nor_conv_3x3": "weighted",
+    "avg_pool_3x3": "plain",
+}
 
 
 class EnoughError(Exception):
@@ -104,7 +114,13 @@ def one_hot(ops: npt.NDArray[np.int64]) -> Values:
 
 def _encodings_of(table: Table) -> Features | None:
     """Return encodings that know more of the cells of a table; None for those of every space."""
-    return None
+    if table.edges is None or not set(table.op_names) <= set(_KINDS):
+        return None
+    if any(len(np.unique(column)) != len(table.op_names) for column in table.ops.T):
+        return None
+    kinds = [_KINDS[name] for name in table.op_names]
+    edges = [(int(start), int(end)) for start, end in table.edges]
+    return Cells(edges, kinds).encodings()
 
 
 def error_of(table: Table, column: str) -> Values:

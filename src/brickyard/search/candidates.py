@@ -1,6 +1,7 @@
 """Candidates: the points among which a batch is drawn.
 
-A small space is listed whole. In a larger one NSGA-II (pymoo) searches on predictions alone, from the
+A space that can be listed is scored whole, or, where it is not small, what lies next to the front and a part
+drawn anew each time. In a larger one NSGA-II (pymoo) searches on predictions alone, from the
 measured front and random points on; all points that it met are candidates, not only those that it ended with.
 """
 
@@ -16,6 +17,7 @@ from brickyard.search.fronts import Values
 from brickyard.search.genes import Genes, Rows
 
 _LISTED = 20_000
+_SCORED = 2500
 _POPULATION = 100
 _GENERATIONS = 25
 _KEPT = 3000
@@ -45,10 +47,21 @@ def candidates(
     """
     count = genes.count
     if count is not None and count <= _LISTED:
-        return _without(genes.all(), known)
+        free = _without(genes.all(), known)
+        return free if len(free) <= _SCORED else _part(free, best, rng)
     met = [genes.draw(_KEPT // 4, rng), *_evolved(genes, predict, best, num_objectives, rng)]
     free = _without(np.unique(np.vstack(met), axis=0), known)
     return np.asarray(rng.permutation(free)[:_KEPT]) if len(free) > _KEPT else free
+
+
+def _part(free: Rows, best: Rows, rng: np.random.Generator) -> Rows:
+    """Return the points that differ from one of the best in one gene, and others at random."""
+    near = np.zeros(len(free), dtype=bool)
+    for row in best:
+        near |= (free != row).sum(1) == 1
+    order = rng.permutation(len(free))
+    first = np.concatenate([order[near[order]], order[~near[order]]])
+    return free[np.sort(first[:_SCORED])]
 
 
 def _without(rows: Rows, known: Rows) -> Rows:

@@ -53,6 +53,13 @@ def _cut(front: Values, reference: Values) -> tuple[Values, Values]:
     if width == 1:
         best = front.min() if len(front) else reference[0]
         return np.full((1, 1), -np.inf), np.array([[best]])
+    if width == 2:
+        front = front[np.argsort(front[:, 1], kind="stable")]
+        steps = np.concatenate([[-np.inf], front[:, 1], reference[1:]])
+        ends = np.concatenate([reference[:1], np.minimum.accumulate(front[:, 0])])
+        wide = steps[1:] > steps[:-1]
+        low = np.stack([np.full(len(ends), -np.inf), steps[:-1]], axis=1)
+        return low[wide], np.stack([ends, steps[1:]], axis=1)[wide]
     edges = np.concatenate([[-np.inf], np.unique(front[:, -1]), reference[-1:]])
     lower, upper = [], []
     for low, high in pairwise(edges):

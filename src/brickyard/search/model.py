@@ -16,7 +16,8 @@ from brickyard.search.warp import Warp, half_rank
 Features = Mapping[str, Callable[[Genes, Rows], Array]]
 
 _SELECT_AGAIN = 2.0  # predictors and encodings are chosen anew when there are so many times as many points
-_TUNE_AGAIN = 1.15  # what shapes the predictors
+_SETTLED = 300  # with so many points, the choice stays as it is
+_TUNE_AGAIN = 1.3  # what shapes the predictors is fitted anew
 _VIEWS = 3
 
 
@@ -68,7 +69,9 @@ class Model:
         """
         self._warp = half_rank(values)
         target = self._warp(values)
-        if len(self.makers) * len(self.encodings) > 1 and len(rows) >= _SELECT_AGAIN * self._selected:
+        choices = len(self.makers) * len(self.encodings)
+        settled = bool(self._selected) and len(rows) >= _SETTLED
+        if choices > 1 and not settled and len(rows) >= _SELECT_AGAIN * self._selected:
             self._select(rows, target)
         tune = len(rows) >= _TUNE_AGAIN * self._tuned
         if tune:

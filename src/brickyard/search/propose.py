@@ -21,7 +21,7 @@ from brickyard.search.genes import Genes, Rows
 from brickyard.search.improvement import expected_improvement
 from brickyard.search.model import Features, Model, stack
 
-_SHORTLIST = 600
+_SHORTLIST = 300
 _MARGIN = 0.1
 
 

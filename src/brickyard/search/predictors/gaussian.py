@@ -17,6 +17,7 @@ from scipy.optimize import minimize
 from brickyard.search.predictors.base import PREDICTORS, Array
 
 _JITTER = 1e-8
+_TUNED_ON = 256
 _ROOT5 = float(np.sqrt(5.0))
 
 
@@ -25,7 +26,8 @@ class GaussianProcess:
     """Regression that knows how sure it is.
 
     Args:
-        seed: Not used; nothing is drawn.
+        seed: Seed of the points that the kernel is fitted to where there are more than 256; all points count
+            for the predictions.
         steps: Most steps of a fit from scratch.
         more_steps: Most steps of a fit that goes on from the last one.
 
@@ -34,7 +36,7 @@ class GaussianProcess:
     """
 
     def __init__(self, seed: int = 0, *, steps: int = 60, more_steps: int = 8) -> None:
-        self.steps, self.more_steps = steps, more_steps
+        self.seed, self.steps, self.more_steps = seed, steps, more_steps
         self.state: Array | None = None
         self._x, self._factor, self._alpha = np.zeros((0, 0)), np.zeros((0, 0)), np.zeros(0)
         self._mean, self._scale = 0.0, 1.0
@@ -59,10 +61,11 @@ class GaussianProcess:
             start = np.concatenate([[np.log(0.1), 0.0, np.log(0.05)], np.full(width, _prior(width)[0])])
         assert start is not None
         if tune or fresh:
+            part = np.random.default_rng(self.seed).permutation(len(z))[:_TUNED_ON]
             found = minimize(
                 _loss,
                 start,
-                args=(x, z, _prior(width)),
+                args=(x[part], z[part], _prior(width)),
                 jac=True,
                 method="L-BFGS-B",
                 bounds=[(-9.0, 4.0), (-6.0, 4.0), (-12.0, 0.5)] + [(-4.0, 6.0)] * width,
@@ -162,7 +165,12 @@ def _distances(a: Array, b: Array) -> Array:
 
 def _matern(distance: Array) -> Array:
     scaled = _ROOT5 * distance
-    kernel: Array = (1.0 + scaled + scaled**2 / 3.0) * np.exp(-scaled)
+    kernel: Array = scaled * (1.0 / 3.0)
+    kernel += 1.0
+    kernel *= scaled
+    kernel += 1.0
+    np.negative(scaled, out=scaled)
+    kernel *= np.exp(scaled, out=scaled)
     return kernel
 
 
