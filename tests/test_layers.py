@@ -57,7 +57,9 @@ NEEDS_TORCH = {
     "assemble/discretise.py",
     "factory/batches.py",
     "factory/build.py",
+    "factory/network_folder.py",
     "factory/start.py",
+    "factory/subnets.py",
     "factory/training_report.py",
     "factory/twin.py",
 }
