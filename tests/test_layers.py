@@ -60,6 +60,7 @@ NEEDS_TORCH = {
     "factory/network_folder.py",
     "factory/start.py",
     "factory/subnets.py",
+    "factory/text_subnets.py",
     "factory/training_report.py",
     "factory/twin.py",
 }

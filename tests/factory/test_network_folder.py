@@ -42,12 +42,12 @@ def test_pictures_that_do_not_fit_are_refused(supernet, pico, tmp_path):
     with pytest.raises(DataError, match=r"knows .*circle.*; the data have|the head of .* knows"):
         JudgedFolder.open_with(pico, DataChoice(data="geometry:shapes=ring+square,colors=red+green+blue"))
     large = build("ofa_mobile_pico", num_outputs=10, image_size=32)
-    with pytest.raises(DataError, match="knows 10 classes, the data have .* properties"):
+    with pytest.raises(DataError, match=r"knows 10 classes, the data have .* properties"):
         JudgedFolder.open_with(save_network(large, tmp_path / "large"), DataChoice(data="geometry"))
     bare = save_network(build("ofa_mobile_pico", num_outputs=10), tmp_path / "bare")
     with pytest.raises(DataError, match="holds no pictures with labels; name some with --data"):
         JudgedFolder.open_with(bare, None)
-    with pytest.raises(DataError, match="inputs of .* are"):
+    with pytest.raises(DataError, match=r"inputs of .* are"):
         JudgedFolder.open_with(bare, DataChoice(data="digits"))
 
 

@@ -13,7 +13,7 @@ from brickyard.factory.boxes import BoxJudge
 from brickyard.factory.clock import Clock
 from brickyard.factory.formats import format_named
 from brickyard.factory.records import Budget, Report
-from brickyard.factory.searching import FRONT_FILE, open_subnets, read_setup
+from brickyard.factory.searching import FRONT_FILE, open_pictures, read_setup
 from brickyard.factory.write import write_model
 
 
@@ -36,7 +36,7 @@ def make_from_front(folder: str | Path, place: int, *, out: str | Path, format: 
         ArtifactError: There is no front in the folder, what was searched has changed since, or `out` is
             taken.
         ConfigError: The front has no such place.
-        ExportError: The file computes something else than the subnet.
+        ExportError: The network reads tokens, or the file computes something else than the subnet.
         MissingExtraError: A library that is needed is not installed.
     """
     started, source, target = time.perf_counter(), Path(folder), Path(out)
@@ -50,7 +50,7 @@ def make_from_front(folder: str | Path, place: int, *, out: str | Path, format: 
             f"{setup.network} is not what was searched any more; put the folder of then in its place, or "
             "search anew"
         )
-    subnets = open_subnets(setup, form=form)
+    subnets = open_pictures(setup, form=form)
     config = subnets.config(point["config"])
     clock = Clock()
     clock.lap("open")

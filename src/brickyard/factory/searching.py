@@ -12,33 +12,31 @@ import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-import numpy as np
 from pydantic import Field, ValidationError
 
 from brickyard.core.config import Config
-from brickyard.core.errors import ArtifactError, ConfigError, DeviceError, MissingExtraError
+from brickyard.core.errors import ArtifactError, ConfigError, DeviceError, ExportError, MissingExtraError
 from brickyard.core.files import read_json, sha256, write_bytes, write_json
 from brickyard.core.space import HEAD_SUBSETS
-from brickyard.devices.measure import measure_session
 from brickyard.devices.profile import DeviceProfile
-from brickyard.devices.runtimes.ort import ORT
 from brickyard.factory.folder import find_factory
-from brickyard.factory.measures import QUALITIES, Bound, Measure
-from brickyard.factory.quality import AnswerJudge
+from brickyard.factory.measures import Bound, Measure
 from brickyard.factory.records import Record
 
 if TYPE_CHECKING:
     from brickyard.core.space import Space
-    from brickyard.devices.runtimes import Session
-    from brickyard.factory.network_folder import DataChoice
     from brickyard.factory.subnets import Subnets
+    from brickyard.factory.text_subnets import TextSubnets
     from brickyard.search import Result
 
 SETUP_FILE, STUDY_FILE, FRONT_FILE = "search.json", "search.db", "front.json"
 _EVALUATION = "evaluation"
+_TEXT_JOBS = ("texts", "translation")
 
 
 class SearchSetup(Record):
@@ -127,7 +125,7 @@ class SubnetEvaluator:
         return {"setup": self.setup}
 
     @cached_property
-    def subnets(self) -> Subnets:
+    def subnets(self) -> Subnets | TextSubnets:
         """The opened folder; needs torch."""
         return open_subnets(self.setup)
 
@@ -144,44 +142,51 @@ class SubnetEvaluator:
             DeviceError: One is malformed, of another network, or cannot tell what is asked of it.
         """
         from brickyard.factory.factory import Factory
+        from brickyard.factory.subnets import Subnets
 
-        factory, found = Factory(self.subnets.folder), {}
+        subnets, found = self.subnets, {}
         for measure in self.setup.measures:
-            if measure.device is not None:
-                profile = factory.device(measure.device, energy=measure.kind == "energy_mj")
-                _require_all(profile, self.subnets)
-                found[measure.device] = profile
+            if measure.device is None:
+                continue
+            if not isinstance(subnets, Subnets):
+                raise DeviceError(
+                    f"{measure.name}: devices tell times of blocks of pictures' networks, and this one reads "
+                    f"tokens; take {measure.kind}, measured on this machine"
+                )
+            factory = Factory(subnets.folder)
+            profile = factory.device(measure.device, energy=measure.kind == "energy_mj")
+            _require_all(profile, subnets)
+            found[measure.device] = profile
         return found
 
     def prepare(self) -> None:
         """Open all that is needed, so that what is missing is told before a search starts.
 
         Raises:
-            ConfigError: A quality is not that of this network.
+            ConfigError: A number is not told of this network.
+            DataError: There are no labelled examples.
             DeviceError: A device cannot tell what is asked of it, or this machine has no energy counter.
             MissingExtraError: A library that is needed is not installed.
         """
-        subnets, kinds = self.subnets, {measure.kind for measure in self.setup.measures}
-        known = qualities_of(subnets)
-        strange = sorted(kinds & set(QUALITIES) - set(known))
+        subnets, known = self.subnets, self.subnets.numbers
+        strange = [measure.name for measure in self.setup.measures if measure.kind not in known]
         if strange:
             raise ConfigError(
-                f"{strange[0]} is not measured for this network; its quality is {' or '.join(known)}",
+                f"{strange[0]} is not told of this network; it has {', '.join(known)}",
                 path="objectives",
                 value=strange[0],
                 allowed=known,
             )
-        if kinds & set(known):
-            if not subnets.judge.available():
-                raise MissingExtraError("pycocotools", extra="detection")
-            _ = subnets.labelled
+        subnets.prepare(self._kinds())
         _ = self.devices
-        if any(measure.kind == "energy_mj" and measure.device is None for measure in self.setup.measures):
-            subnets.checks.require_counter()
+
+    def _kinds(self) -> set[str]:
+        """Return the names of what is counted and measured here."""
+        return {measure.kind for measure in self.setup.measures if measure.device is None}
 
     def limits(self) -> dict[str, float]:
         """Return the bounds in base units, by name."""
-        whole = self.subnets.whole.macs
+        whole = self.subnets.whole_macs
         return {
             bound.measure.name: bound.value * whole if bound.share else bound.value
             for bound in self.setup.limits
@@ -199,63 +204,76 @@ class SubnetEvaluator:
         Raises:
             ConfigError: The config is not legal.
         """
-        subnets = self.subnets
-        full = subnets.config(config)
-        content = subnets.graph(full).SerializeToString()
-        counts = subnets.blueprint.count(full)
-        metrics: dict[str, float] = {
-            "macs": counts.macs,
-            "parameters": counts.parameters,
-            "file_bytes": len(content),
-            "peak_memory_bytes": counts.peak_memory_bytes,
-        }
-        session = ORT.open(content, threads=self.setup.threads)
-        if {measure.kind for measure in self.setup.measures} & set(QUALITIES):
-            metrics |= _quality(subnets, session)
+        full = self.subnets.config(config)
+        metrics = self.subnets.figures(full, self._kinds())
         for measure in self.setup.measures:
-            if measure.name not in metrics:
-                metrics[measure.name] = self._cost(measure, full, content, session)
+            if measure.device is not None:
+                device = self.devices[measure.device]
+                energy = measure.kind == "energy_mj"
+                value = device.predict_energy(full) if energy else device.predict(full)
+                assert value is not None  # `devices` has refused devices without energy
+                metrics[measure.name] = value
         return {name: float(value) for name, value in metrics.items()}
-
-    def _cost(self, measure: Measure, config: Config, content: bytes, session: Session) -> float:
-        if measure.device is not None:
-            device = self.devices[measure.device]
-            if measure.kind == "latency_ms":
-                return device.predict(config)
-            energy = device.predict_energy(config)
-            assert energy is not None
-            return energy
-        if measure.kind == "latency_ms":
-            return measure_session(session, threads=self.setup.threads).p50
-        if measure.kind == "energy_mj":
-            return self.subnets.checks.energy(session).mj
-        return self.subnets.checks.memory({"model.onnx": content})
 
     def canonical(self, config: Config) -> Config:
         """Return the config that computes the same, see `Subnets.canonical`."""
         return self.subnets.canonical(config)
 
 
-def open_subnets(setup: SearchSetup, **options: Any) -> Subnets:
+def open_subnets(setup: SearchSetup) -> Subnets | TextSubnets:
     """Open the folder that is searched.
+
+    Args:
+        setup: What is searched.
+
+    Raises:
+        ConfigError: Data or a task were named for a network that reads tokens.
+        MissingExtraError: torch is not installed.
+    """
+    path = find_factory(setup.network)
+    record = read_json(path / "network.json")
+    if record.get("job") not in _TEXT_JOBS:
+        return open_pictures(setup)
+    _need_torch()
+    if setup.data is not None:
+        raise ConfigError(
+            f"data = {setup.data['data']!r}: subnets of networks that read tokens are judged by the texts in "
+            "the folder; leave it out",
+            path="data",
+        )
+    from brickyard.factory.text_subnets import TextSubnets
+
+    trained = import_module("brickyard.factory.supernet").load_trained(path)
+    return TextSubnets(trained, threads=setup.threads, task=setup.task)
+
+
+def open_pictures(setup: SearchSetup, **options: Any) -> Subnets:
+    """Open the folder of a network that reads pictures.
 
     Args:
         setup: What is searched.
         **options: Further arguments of `Subnets`.
 
     Raises:
+        ExportError: The network reads tokens.
         MissingExtraError: torch is not installed.
     """
-    try:
-        from brickyard.factory.network_folder import DataChoice
-        from brickyard.factory.subnets import Subnets
-    except ImportError as error:
-        raise MissingExtraError(error.name or "torch", extra="train") from None
-    data: DataChoice | None = None if setup.data is None else DataChoice(**setup.data)
+    _need_torch()
+    path = find_factory(setup.network)
+    job = read_json(path / "network.json").get("job")
+    if job in _TEXT_JOBS:
+        raise ExportError(
+            f"{setup.network} is for {job}: a network that reads tokens has no blueprint, so model folders "
+            "are not made of it; cut the subnet out in Python, with brickyard.factory.supernet.load_trained"
+            "(folder).subnet(config)"
+        )
+    from brickyard.factory.network_folder import DataChoice
+    from brickyard.factory.subnets import Subnets
+
     return Subnets(
-        find_factory(setup.network),
+        path,
         task=setup.task,
-        data=data,
+        data=None if setup.data is None else DataChoice(**setup.data),
         pictures=setup.pictures,
         seed=setup.seed,
         threads=setup.threads,
@@ -263,23 +281,9 @@ def open_subnets(setup: SearchSetup, **options: Any) -> Subnets:
     )
 
 
-def qualities_of(subnets: Subnets) -> tuple[str, ...]:
-    """Return the names of the qualities that a folder's subnets have."""
-    return ("accuracy", "balanced_accuracy") if isinstance(subnets.judge, AnswerJudge) else ("ap50",)
-
-
-def _quality(subnets: Subnets, session: Session) -> dict[str, float]:
-    sample, judge = subnets.labelled, subnets.judge
-    rating = judge.rate(session, subnets.task, sample)
-    if not isinstance(judge, AnswerJudge):
-        return {"ap50": rating.value}
-    labels, counts = np.unique(sample.truth, return_counts=True)
-    names = judge.labels(subnets.task)
-    recalls = np.array([rating.by_label[names[label]] for label in labels])
-    return {
-        "accuracy": float((recalls * counts).sum() / counts.sum()),
-        "balanced_accuracy": float(recalls.mean()),
-    }
+def _need_torch() -> None:
+    if find_spec("torch") is None:
+        raise MissingExtraError("torch", extra="train")
 
 
 def _require_all(profile: DeviceProfile, subnets: Subnets) -> None:

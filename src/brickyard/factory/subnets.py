@@ -8,7 +8,7 @@ blueprint with the weights of the calibrated module in it, so it need not be exp
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -23,17 +23,20 @@ from brickyard.bricks.calibration import extract_calibrated
 from brickyard.bricks.norm import ElasticBatchNorm2d, fold_norms_
 from brickyard.core.config import Config
 from brickyard.core.decision import Subset
-from brickyard.core.errors import DataError, TaskError
+from brickyard.core.errors import DataError, MissingExtraError, TaskError
 from brickyard.core.space import CLASSES, HEAD_SUBSETS, WORDS, Space
 from brickyard.core.task import Task
+from brickyard.devices.measure import measure_session
 from brickyard.devices.runtimes import Session
+from brickyard.devices.runtimes.ort import ORT
 from brickyard.factory.clock import Clock
 from brickyard.factory.folder import FactoryFolder
 from brickyard.factory.formats import FORMATS, Format
 from brickyard.factory.made import Model
 from brickyard.factory.make import Maker, checked_parity
+from brickyard.factory.measures import COUNTED, MEASURED, QUALITIES
 from brickyard.factory.network_folder import DataChoice, JudgedFolder
-from brickyard.factory.quality import Floats, Sample, outputs_of
+from brickyard.factory.quality import AnswerJudge, Floats, Sample, outputs_of
 from brickyard.factory.records import Quality
 
 _BATCH = 128
@@ -185,6 +188,77 @@ class Subnets(Maker):
             **options: Further options of `Maker.realised`.
         """
         return self.realised(config, self.graph(config), clock=clock, **options)
+
+    @property
+    def whole_macs(self) -> int:
+        """MACs of the whole network, to which shares refer."""
+        return self.whole.macs
+
+    @property
+    def numbers(self) -> tuple[str, ...]:
+        """Names of all numbers that `figures` can give."""
+        answers = isinstance(self.judge, AnswerJudge)
+        return (*(("accuracy", "balanced_accuracy") if answers else ("ap50",)), *COUNTED, *MEASURED)
+
+    def prepare(self, kinds: Collection[str]) -> None:
+        """Open what these numbers need, so that what is missing is told before a search starts.
+
+        Args:
+            kinds: Names, of `numbers`.
+
+        Raises:
+            DataError: No pictures are labelled for the task.
+            DeviceError: This machine has no energy counter.
+            MissingExtraError: A library that is needed is not installed.
+        """
+        if set(kinds) & set(QUALITIES):
+            if not self.judge.available():
+                raise MissingExtraError("pycocotools", extra="detection")
+            _ = self.labelled
+        if "energy_mj" in kinds:
+            self.checks.require_counter()
+
+    def figures(self, config: Config, kinds: Collection[str]) -> dict[str, float]:
+        """Count and measure a subnet.
+
+        Args:
+            config: A config of the network.
+            kinds: Names of the numbers that are wanted besides those that are counted, of `numbers`.
+
+        Returns:
+            The numbers by name.
+        """
+        content = self.graph(config).SerializeToString()
+        counts = self.blueprint.count(config)
+        found: dict[str, float] = {
+            "macs": counts.macs,
+            "parameters": counts.parameters,
+            "file_bytes": len(content),
+            "peak_memory_bytes": counts.peak_memory_bytes,
+        }
+        session = ORT.open(content, threads=self.threads)
+        if set(kinds) & set(QUALITIES):
+            found |= self._rated(session)
+        if "latency_ms" in kinds:
+            found["latency_ms"] = measure_session(session, threads=self.threads).p50
+        if "energy_mj" in kinds:
+            found["energy_mj"] = self.checks.energy(session).mj
+        if "runtime_memory_bytes" in kinds:
+            found["runtime_memory_bytes"] = self.checks.memory({"model.onnx": content})
+        return found
+
+    def _rated(self, session: Session) -> dict[str, float]:
+        sample, judge = self.labelled, self.judge
+        rating = judge.rate(session, self.task, sample)
+        if not isinstance(judge, AnswerJudge):
+            return {"ap50": rating.value}
+        labels, counts = np.unique(sample.truth, return_counts=True)
+        names = judge.labels(self.task)
+        recalls = np.array([rating.by_label[names[label]] for label in labels])
+        return {
+            "accuracy": float((recalls * counts).sum() / counts.sum()),
+            "balanced_accuracy": float(recalls.mean()),
+        }
 
     def canonical(self, chosen: Mapping[str, Any]) -> Config:
         """Return the config that computes the same with all decisions that play no part at their largest.
