@@ -131,8 +131,15 @@ def search(
         name=name,
     )
     _quieten()
+    shown: set[int] = set()
     try:
         with Meter() as meter:
+
+            def progress(done: int, total: int) -> None:
+                if done not in shown:  # asked several times a second where processes measure
+                    shown.add(done)
+                    meter("search", done, total, "subnets measured")
+
             result = search_network(
                 setup,
                 out=out,
@@ -140,7 +147,7 @@ def search(
                 storage=storage,
                 sampler=sampler,
                 workers=workers,
-                progress=lambda done, total: meter("search", done, total, "subnets measured"),
+                progress=progress,
             )
     except KeyboardInterrupt:
         say(f"stopped. What was measured is kept; give the same command again to go on with {out}")
