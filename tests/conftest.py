@@ -91,6 +91,18 @@ def detector(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
+@pytest.fixture(scope="session")
+def supernet(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A network folder: a supernet of choices with fresh weights, and pictures of digits."""
+    from brickyard.data.source import load_data
+    from brickyard.factory.network_folder import save_network
+    from brickyard.networks import build
+
+    torch.manual_seed(0)
+    network = build("ofa_mobile_pico", num_outputs=10, head_kind="classes", in_channels=1, image_size=16)
+    return save_network(network, tmp_path_factory.mktemp("network") / "supernet", source=load_data("digits"))
+
+
 @pytest.fixture
 def rng(seed: int) -> np.random.Generator:
     """A numpy generator of the test's own."""

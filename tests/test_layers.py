@@ -57,7 +57,10 @@ NEEDS_TORCH = {
     "assemble/discretise.py",
     "factory/batches.py",
     "factory/build.py",
+    "factory/network_folder.py",
     "factory/start.py",
+    "factory/subnets.py",
+    "factory/text_subnets.py",
     "factory/training_report.py",
     "factory/twin.py",
 }

@@ -10,13 +10,13 @@ from importlib import import_module
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
 from typer.main import get_command
 
 from brickyard.cli.talk import complain
 from brickyard.core.errors import BrickyardError
 
-COMMANDS = ("make", "evaluate", "train", "modularize", "profile", "factories", "report")
+COMMANDS = ("make", "evaluate", "train", "search", "modularize", "profile", "factories", "report")
 """The commands in the order of the help; each stands in the file of its name, as the function of its name."""
 
 _USAGE_EXIT = 1
@@ -69,9 +69,33 @@ def _with_code(error: Exception) -> Exception:
     return error
 
 
+class SpreadCommand(TyperCommand):
+    """Lets an option that may be given several times take several words at once: `--objectives a b`."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Read the options; each word up to the next option belongs to the one before."""
+        several = {
+            name: parameter.opts[0]
+            for parameter in self.params
+            if getattr(parameter, "multiple", False)
+            for name in parameter.opts
+        }
+        spread: list[str] = []
+        current: str | None = None
+        taken = True
+        for word in args:
+            if word.startswith("-") and not word.removeprefix("-").replace(".", "", 1).isdigit():
+                current, taken = several.get(word), False
+            elif current is not None:
+                spread += [current] if taken else []
+                taken = True
+            spread.append(word)
+        return super().parse_args(ctx, spread)
+
+
 def _load(name: str) -> Any:
     app = typer.Typer(add_completion=False, rich_markup_mode=None)
-    app.command(name)(getattr(import_module(f"brickyard.cli.{name}"), name))
+    app.command(name, cls=SpreadCommand)(getattr(import_module(f"brickyard.cli.{name}"), name))
     return get_command(app)
 
 

@@ -12,6 +12,7 @@ from brickyard.core.errors import InfeasibleError
 
 if TYPE_CHECKING:
     from brickyard.factory.factory import Factory
+    from brickyard.factory.records import Report
 
 _INFEASIBLE_EXIT = 2
 
@@ -21,7 +22,8 @@ def make(
         str,
         typer.Argument(
             metavar="FACTORY",
-            help="A factory: a folder, the name of a bundled one, or a hub id (owner/name).",
+            help="A factory: a folder, the name of a bundled one, or a hub id (owner/name); with "
+            "--from-front the folder of a search.",
         ),
     ] = "geometry",
     *,
@@ -96,6 +98,14 @@ def make(
             "seed, name, all optional. Identical requests are made once; a run that was stopped goes on.",
         ),
     ] = None,
+    from_front: Annotated[
+        int | None,
+        typer.Option(
+            metavar="PLACE",
+            min=0,
+            help="Make the point of this place in front.csv, from 0, of the folder that `search` wrote.",
+        ),
+    ] = None,
     jobs: Annotated[
         int, typer.Option(metavar="N", min=1, help="Lines of --requests that are worked on at the same time.")
     ] = 1,
@@ -162,6 +172,13 @@ def make(
         raise typer.BadParameter(
             "a device profile has its own threads; leave one of both out", param_hint="--threads"
         )
+    if from_front is not None:
+        others = {"task": task, "device": device, "requests": requests, "threads": threads}
+        if measure_memory:
+            others["measure_memory"] = True
+        _refuse_others({**others, **limits, **decoding})
+        _make_from_front(factory, from_front, out=out, format=format, json=json)
+        return
     if requests is not None:
         if decoding:
             raise typer.BadParameter(
@@ -197,6 +214,10 @@ def make(
     except InfeasibleError as error:
         _tell_infeasible(error, task=task, limits=limits, json=json)
         raise typer.Exit(_INFEASIBLE_EXIT) from None
+    _tell(report, json=json)
+
+
+def _tell(report: Report, *, json: bool) -> None:
     if json:
         emit(report.model_dump(mode="json"))
     else:
@@ -205,6 +226,21 @@ def make(
         typer.echo(summary(report))
     if report.format_check is not None and report.format_check.warning is not None:
         warn(report.format_check.warning)
+
+
+def _refuse_others(options: dict[str, Any]) -> None:
+    named = next((name for name, value in options.items() if value is not None), None)
+    if named is not None:
+        raise typer.BadParameter(
+            "the search has decided that for its front; leave the option out",
+            param_hint=f"--{named.replace('_', '-')}",
+        )
+
+
+def _make_from_front(folder: str, place: int, *, out: Path, format: str | None, json: bool) -> None:
+    from brickyard.factory.from_front import make_from_front
+
+    _tell(make_from_front(folder, place, out=out, format=format or "onnx"), json=json)
 
 
 def _tell_infeasible(error: InfeasibleError, *, task: str | None, limits: dict[str, Any], json: bool) -> None:

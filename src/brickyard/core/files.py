@@ -63,9 +63,14 @@ def write_text(path: Path, text: str) -> None:
     write_bytes(path, text.encode())
 
 
+def json_bytes(record: Any) -> bytes:
+    """Return a record as `write_json` writes it."""
+    return (json.dumps(record, indent=1) + "\n").encode()
+
+
 def write_json(path: Path, record: Any) -> None:
     """Write a record as indented JSON, whole or not at all."""
-    write_text(path, json.dumps(record, indent=1) + "\n")
+    write_bytes(path, json_bytes(record))
 
 
 def read_json(path: Path) -> Any:

@@ -104,6 +104,14 @@ class Checks:
         counter = EnergyCounter(POWERCAP)
         return counter, counter.watts(_IDLE_SECONDS)
 
+    def require_counter(self) -> None:
+        """Open the energy counter of this machine.
+
+        Raises:
+            DeviceError: There is none that can be read.
+        """
+        _ = self._counter
+
     def energy(self, session: Session) -> Energy:
         """Measure the energy of an opened model; see `brickyard.devices.energy.measure_energy`."""
         counter, idle = self._counter

@@ -104,7 +104,7 @@ def evaluate_model(
         else "classes"
     )
     detects = (folder / "decode.json").is_file()
-    source = _load(
+    source = load_fitting(
         data,
         preprocess,
         seed=seed,
@@ -122,7 +122,7 @@ def evaluate_model(
         )
     images, truth, origin = _pictures(source, task, labels, part=part, count=pictures, seed=seed)
     session = _opened(folder, threads=threads)
-    scores = scores_of(session, preprocess.apply(_channels(images, preprocess.channels)))
+    scores = scores_of(session, preprocess.apply(with_channels(images, preprocess.channels)))
     by_label = recalls(scores, truth)
     accuracy = float((scores.argmax(1) == truth).mean())
     return Evaluation(
@@ -164,7 +164,7 @@ def _evaluate_boxes(
         raise DataError(f"{data} shows no box of {task.text}; give data that show some")
     session = _opened(folder, threads=threads)
     preprocess = Preprocess.from_json((folder / "preprocess.json").read_text())
-    images = _channels(sample.images, preprocess.channels)
+    images = with_channels(sample.images, preprocess.channels)
     rating = replace(judge, preprocess=preprocess).rate(session, task, replace(sample, images=images))
     labels = judge.labels(task)
     counts = np.bincount(np.concatenate([there.labels for there in sample.truth]), minlength=len(labels))
@@ -189,12 +189,24 @@ def _origin(source: DataSource, part: str, seed: int) -> str:
     return f"the held-out part of {whole}" if part == "heldout" else f"all of {whole}"
 
 
-def _load(data: str, preprocess: Preprocess, *, seed: int, job: Job, **options: Any) -> DataSource:
+def load_fitting(
+    data: str, preprocess: Preprocess, *, seed: int, job: Job, scenes: int = 1, **options: Any
+) -> DataSource:
+    """Load data in the size that a network takes.
+
+    Args:
+        data: What `load_data` takes.
+        preprocess: How the network's inputs are made.
+        seed: Seed of scenes and splits.
+        job: `classify` or `detect`.
+        scenes: Scenes to train on that are drawn for `geometry` unless it says otherwise; those to test on
+            are drawn for a task later.
+        **options: Further options of `load_data`.
+    """
     name, _, fields = data.partition(":")
     if name == "geometry":
         given = {item.partition("=")[0].strip(): item for item in fields.split(",") if item.strip()}
-        # Scenes are drawn for the task later; the generator is all that is wanted here.
-        for key, value in {"size": preprocess.height, "train": 1, "heldout": 1}.items():
+        for key, value in {"size": preprocess.height, "train": scenes, "heldout": 1}.items():
             given.setdefault(key, f"{key}={value}")
         data = f"geometry:{','.join(given.values())}"
     size: int | tuple[int, int] | None = preprocess.height
@@ -249,7 +261,7 @@ def _truth(examples: Examples, task: Task, vocabulary: Vocabulary, labels: Seque
     return truth
 
 
-def _channels(images: npt.NDArray[np.uint8], channels: int) -> npt.NDArray[np.uint8]:
+def with_channels(images: npt.NDArray[np.uint8], channels: int) -> npt.NDArray[np.uint8]:
     """Bring pictures `[N, height, width, C]` to a number of channels: grey is repeated, colour averaged."""
     if images.shape[3] == channels:
         return images

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from brickyard.assemble.assembly import Mask
 from brickyard.core.config import Config
 from brickyard.devices.runtimes import Session
 from brickyard.export.decode import Decode
@@ -36,7 +35,6 @@ class Model:
     """
 
     config: Config
-    mask: Mask
     files: Content
     session: Session
     reference: Session

@@ -6,7 +6,9 @@ Nothing here needs torch: the factory holds the whole network as one exported gr
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -41,7 +43,7 @@ from brickyard.factory.quality import (
     outputs_of,
     task_config,
 )
-from brickyard.factory.records import Costs, Energy, FormatCheck, Latency, Quality
+from brickyard.factory.records import Costs, FormatCheck, Latency, Quality
 
 _ROUNDS = 3
 _PARITY = 1e-4
@@ -219,8 +221,6 @@ class Maker:
         clock.lap("prepare")
         smallest: dict[str, float] = {}
         over: dict[str, float] = {}
-        memory: int | None = None
-        energy: Energy | None = None
         for number in range(1, _ROUNDS + 1):
             try:
                 candidate, config = self.find(task, wanted, seed=seed)[0]
@@ -230,28 +230,22 @@ class Maker:
                 wanted = dict(limits)
                 candidate, config = self.find(task, wanted, seed=seed)[0]
             clock.lap("search")
-            graph = self.blueprint.cut(config)
-            reference = ORT.open(graph.SerializeToString(), threads=self.threads)
-            clock.lap("cut")
-            error = self._parity(config, reference)
-            clock.lap("parity")
-            files = self.production.files(config, graph if tail is None else append_decode(graph, tail))
-            session = reference if self.production.plain else self.production.open(files)
-            final = session if tail is None else self.production.open(files)
-            clock.lap("format")
-            timed = self.production.timed(config, files, final)
-            measured = self._measured(timed, limits)
-            clock.lap("measure")
-            found = {"latency_ms": measured.p50} if self.here else {}
+            model = self.realised(
+                config,
+                self.blueprint.cut(config),
+                limits=limits,
+                decode=decode,
+                inside=inside,
+                measure_memory=measure_memory,
+                clock=clock,
+            )
+            found = {"latency_ms": model.measured.p50} if self.here else {}
             if not self.production.plain:  # of ONNX the search knows the size
-                found["file_bytes"] = size_of(files)
-            if measure_memory or "runtime_memory_bytes" in limits:
-                found["runtime_memory_bytes"] = memory = self.checks.memory(files)
-                clock.lap("memory")
-            if self.here and "energy_mj" in limits:
-                energy = self.checks.energy(timed)
-                found["energy_mj"] = energy.mj
-                clock.lap("energy")
+                found["file_bytes"] = size_of(model.files)
+            if model.memory is not None:
+                found["runtime_memory_bytes"] = model.memory
+            if model.energy is not None:
+                found["energy_mj"] = model.energy.mj
             smallest = {name: min(value, smallest.get(name, np.inf)) for name, value in found.items()}
             over = {name: value for name, value in found.items() if value > limits.get(name, np.inf)}
             if not over:
@@ -259,9 +253,57 @@ class Maker:
             wanted = tightened(wanted, limits, over=over, predicted=candidate.costs)
         for name in over:
             raise not_met(name, limits[name], smallest=smallest[name], rounds=number)
+        return replace(model, rounds=number)
+
+    def realised(
+        self,
+        config: Config,
+        graph: onnx.ModelProto,
+        *,
+        clock: Clock,
+        limits: Mapping[str, float] = MappingProxyType({}),
+        decode: Decode | None = None,
+        inside: bool = False,
+        measure_memory: bool = False,
+    ) -> Model:
+        """Write the files of a subnet in the format, check and measure them.
+
+        Args:
+            config: The subnet.
+            graph: Its cut graph.
+            clock: Takes note of the time by part.
+            limits: Ceilings in base units; what they limit is measured.
+            decode: For detectors, how maps become boxes.
+            inside: Whether the graph does that, behind the cut.
+            measure_memory: Measure the memory of the file even where it is not limited.
+
+        Returns:
+            The model.
+
+        Raises:
+            ExportError: The cut graph does not compute what the reference computes.
+        """
+        tail = decode if inside else None
+        reference = ORT.open(graph.SerializeToString(), threads=self.threads)
+        clock.lap("cut")
+        error = self._parity(config, reference)
+        clock.lap("parity")
+        files = self.production.files(config, graph if tail is None else append_decode(graph, tail))
+        session = reference if self.production.plain else self.production.open(files)
+        final = session if tail is None else self.production.open(files)
+        clock.lap("format")
+        timed = self.production.timed(config, files, final)
+        measured = self._measured(timed, limits)
+        clock.lap("measure")
+        memory = energy = None
+        if measure_memory or "runtime_memory_bytes" in limits:
+            memory = self.checks.memory(files)
+            clock.lap("memory")
+        if self.here and "energy_mj" in limits:
+            energy = self.checks.energy(timed)
+            clock.lap("energy")
         return Model(
             config=config,
-            mask=self.assembly.mask(config),
             files=files,
             session=session,
             reference=reference,
@@ -271,7 +313,7 @@ class Maker:
             memory=memory,
             energy=energy,
             parity_error=error,
-            rounds=number,
+            rounds=1,
             seconds=clock.seconds,
             decode=decode,
             inside=inside,
@@ -300,6 +342,9 @@ class Maker:
             limits["file_bytes"] -= append_decode(whole, tail).ByteSize() - whole.ByteSize()
         return limits
 
+    parity_reference = "whole network in ONNX Runtime, activations multiplied by gates"
+    """What `_parity` compares with, in words."""
+
     def _parity(self, config: Config, session: Session) -> float:
         """Compare a cut graph with the whole graph whose activations are multiplied by gates instead."""
         choices = {d.name: config[d.name] for d in self.blueprint.space if isinstance(d, Choice)}
@@ -310,22 +355,17 @@ class Maker:
             reference = open_session(self.blueprint.gated(choices, norm_set=number))
             self._references[key] = number, reference, self._calibration(4)
         _, reference, inputs = self._references[key]
-        expected = outputs_of(reference, inputs, gates=self._gates(config))
-        error, scale = 0.0, 1.0
-        for name, whole, actual in zip(
-            self.blueprint.outputs, expected, outputs_of(session, inputs), strict=True
-        ):
-            if CLASSES in {cut.decision for cut in self.blueprint.activations[name].cuts}:
-                whole = whole[:, list(config[CLASSES])]
-            error = max(error, float(np.abs(actual - whole).max()))
-            scale = max(scale, float(np.abs(whole).max()))
-        if not error <= _PARITY * scale:
-            raise ExportError(
-                f"the cut graph differs from the whole network by {error:.3g} (allowed {_PARITY:g} of the "
-                "scores' scale); nothing was written. The factory's files may be damaged: train or download "
-                "it again"
+        expected = [
+            whole[:, list(config[CLASSES])]
+            if CLASSES in {cut.decision for cut in self.blueprint.activations[name].cuts}
+            else whole
+            for name, whole in zip(
+                self.blueprint.outputs,
+                outputs_of(reference, inputs, gates=self._gates(config)),
+                strict=True,
             )
-        return error
+        ]
+        return checked_parity(expected, outputs_of(session, inputs), hint="train or download it again")
 
     def _gates(self, config: Config) -> Floats:
         parts = []
@@ -411,3 +451,28 @@ class Maker:
         config = task_config(self.blueprint, self.assembly, task, self.folder.vocabulary, everything)
         whole = open_session(self.blueprint.cut(config), threads=self.threads)
         return show_boxes(self.judge, sample, {"whole": whole, "made": model.session}, model.decode)
+
+
+def checked_parity(expected: Sequence[Floats], actual: Sequence[Floats], *, hint: str) -> float:
+    """Compare the outputs of a cut graph with those of its reference.
+
+    Args:
+        expected: Each output of the reference.
+        actual: Each output of the graph, of the same shapes.
+        hint: What to do where they differ.
+
+    Returns:
+        The largest difference.
+
+    Raises:
+        ExportError: It is above 1e-4 of the largest score.
+    """
+    pairs = list(zip(expected, actual, strict=True))
+    error = max(float(np.abs(found - whole).max()) for whole, found in pairs)
+    scale = max(1.0, *(float(np.abs(whole).max()) for whole, _ in pairs))
+    if not error <= _PARITY * scale:
+        raise ExportError(
+            f"the cut graph differs from the whole network by {error:.3g} (allowed {_PARITY:g} of the "
+            f"scores' scale); nothing was written. The network's files may be damaged: {hint}"
+        )
+    return error

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import platform
 import time
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from safetensors.numpy import save as save_safetensors
 
@@ -26,7 +28,16 @@ from brickyard.factory.report_html import render
 
 
 def write_model(
-    maker: Maker, model: Model, *, task: Task, budget: Budget, out: Path, seed: int, started: float, key: str
+    maker: Maker,
+    model: Model,
+    *,
+    task: Task,
+    budget: Budget,
+    out: Path,
+    seed: int,
+    started: float,
+    key: str,
+    front: Mapping[str, Any] | None = None,
 ) -> Report:
     """Write the model folder of a made model, all or nothing.
 
@@ -39,6 +50,7 @@ def write_model(
         seed: Seed of the request.
         started: `time.perf_counter()` at the start of the request.
         key: The request's key, see `Factory.request_key`.
+        front: For a model that a search found, which point of which front it is.
 
     Returns:
         The report, which lies in the folder too.
@@ -107,6 +119,7 @@ def write_model(
                 "device": None if maker.device is None else maker.device.name,
                 "seed": seed,
                 **({"decode": "inside" if model.inside else "outside"} if model.decode is not None else {}),
+                **({} if front is None else {"front": dict(front)}),
             },
         )
         clock.lap("write")
@@ -136,7 +149,7 @@ def write_model(
             energy=model.energy,
             seconds={part: round(value, 4) for part, value in seconds.items()},
             parity_error=model.parity_error,
-            parity_reference="whole network in ONNX Runtime, activations multiplied by gates",
+            parity_reference=maker.parity_reference,
             format_check=check,
             quality=quality,
             curve=curve_of(folder, task),

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from brickyard.core.errors import MissingExtraError
-from brickyard.core.files import new_folder, write_bytes, write_json
+from brickyard.core.files import json_bytes, new_folder, write_bytes
 from brickyard.search.fronts import Values, hypervolume, non_dominated
 from brickyard.search.objective import Limit, Objective
 from brickyard.search.predictors.select import Quality, judge
@@ -104,13 +104,23 @@ class Result:
             ArtifactError: The folder exists.
             MissingExtraError: matplotlib is not installed.
         """
-        pictures = self._pictures()
+        files = self.files()
         with new_folder(folder) as target:
-            write_bytes(target / "front.csv", _table(self.front).encode())
-            write_bytes(target / "evaluations.csv", _table(self.points).encode())
-            write_json(target / "front.json", self.to_json())
-            for name, content in pictures.items():
+            for name, content in files.items():
                 write_bytes(target / name, content)
+
+    def files(self) -> dict[str, bytes]:
+        """Return the content of what `write` writes, by name of the file.
+
+        Raises:
+            MissingExtraError: matplotlib is not installed.
+        """
+        return {
+            "front.csv": _table(self.front).encode(),
+            "evaluations.csv": _table(self.points).encode(),
+            "front.json": json_bytes(self.to_json()),
+            **self._pictures(),
+        }
 
     def to_json(self) -> dict[str, Any]:
         """Return the front as JSON values."""

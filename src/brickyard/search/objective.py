@@ -8,7 +8,10 @@ from dataclasses import dataclass
 from brickyard.core.errors import ConfigError
 
 _LARGER = ("accuracy", "balanced_accuracy", "bleu", "quality", "f1", "ap", "ap50")
-_SMALLER = ("error", "loss", "latency_ms", "energy_mj", "memory_bytes", "macs", "parameters", "file_bytes")
+_SMALLER = (
+    *("error", "loss", "latency_ms", "energy_mj", "memory_bytes", "peak_memory_bytes"),
+    *("runtime_memory_bytes", "macs", "parameters", "file_bytes"),
+)
 
 
 @dataclass(frozen=True)
@@ -27,20 +30,23 @@ class Objective:
     def parse(cls, text: str) -> Objective:
         """Read `name`, `max:name` or `min:name`; without a word in front the name must be a known one.
 
+        What stands behind an `@`, such as a device in `latency_ms@board`, belongs to the name.
+
         Raises:
             ConfigError: It cannot be told whether more is better.
         """
         way, colon, name = text.partition(":")
         if colon and way in ("max", "min") and name:
             return cls(name, maximize=way == "max")
-        if colon or text not in (*_LARGER, *_SMALLER):
+        known = text.partition("@")[0]
+        if colon or known not in (*_LARGER, *_SMALLER):
             raise ConfigError(
                 f"objective {text!r}: write max:{name or text} if more is better, min:{name or text} if "
                 f"less is; known without: {', '.join((*_LARGER, *_SMALLER))}",
                 path="objectives",
                 value=text,
             )
-        return cls(text, maximize=text in _LARGER)
+        return cls(text, maximize=known in _LARGER)
 
 
 @dataclass(frozen=True)

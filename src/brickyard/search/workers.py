@@ -8,6 +8,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
+import optuna
+
 from brickyard.core.errors import ConfigError, SearchError
 from brickyard.search.study import Evaluate, Search
 
@@ -76,6 +78,7 @@ def run_workers(
 
 
 def _work(settings: dict[str, Any], evaluate: Evaluate, evaluations: int, index: int) -> None:
+    optuna.logging.set_verbosity(optuna.logging.WARNING)  # the one who waits tells how far they are
     sampling = settings.get("settings")
     if sampling is not None:
         settings["settings"] = replace(sampling, seed=sampling.seed + 1000 * index)
