@@ -38,10 +38,10 @@ def test_help_page_is_current():
 
 @pytest.mark.parametrize(("page", "line"), commands())
 def test_documented_commands_parse(page: str, line: str):
-    _, name, *arguments = shlex.split(line, comments=True)
+    _, *words = shlex.split(line, comments=True)
     group = get_command(app)
-    context = group.make_context("brickyard", [name, *arguments], resilient_parsing=True)
-    command = group.get_command(context, name)
+    context = group.make_context("brickyard", list(words), resilient_parsing=True)
+    name, command, arguments = group.resolve_command(context, list(words))
     assert command is not None, f"{page}: no command {name!r}"
     command.make_context(name, list(arguments), parent=context)
 

@@ -58,6 +58,9 @@ NEEDS_TORCH = {
     "factory/batches.py",
     "factory/build.py",
     "factory/start.py",
+    "factory/supernet.py",
+    "factory/supernet_build.py",
+    "factory/supernet_jobs.py",
     "factory/training_report.py",
     "factory/twin.py",
 }
