@@ -102,7 +102,7 @@ def supernet_translation(seed: int) -> SupernetBuild:
     """Return the recipe for the translation supernet on Multi30k, English to German."""
     return SupernetBuild(
         network="translation_small",
-        vocab_size=6000,
+        vocab_size=4000,
         max_tokens=64,
         train=SupernetSettings(steps=3000, batch_size=96, learning_rate=2e-3, clip=1.0, seed=seed),
     )

@@ -76,7 +76,9 @@ def load_images(location: str, options: ImageOptions) -> Loaded:
         raise DataError(f"attributes {columns} name a column twice; name each once")
     for column in (image, *columns):
         check_column(table, column)
-    names = {part: [column_words(table, column, location) for column in columns] for part, table in parts.items()}
+    names = {
+        part: [column_words(table, column, location) for column in columns] for part, table in parts.items()
+    }
     vocabulary, codes = _vocabulary(columns, names, properties=bool(options.attributes))
     base = Path(location).parent
     first = open_picture(table[0][image], base, row=0)

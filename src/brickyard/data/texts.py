@@ -281,7 +281,9 @@ def _tables(location: str | Path, heldout: str | Path | None) -> dict[str, Any]:
     """Open the tables to train and to test on, the latter under the name `heldout` if there are any."""
     for path in (location, heldout):
         if path is not None and Path(path).is_dir():
-            raise DataError(f"{path} is a folder; texts come from a csv, tsv, jsonl or parquet file or a hub id")
+            raise DataError(
+                f"{path} is a folder; texts come from a csv, tsv, jsonl or parquet file or a hub id"
+            )
     parts = open_tables(str(location))
     found = {"train": parts["train"]}
     if heldout is not None:

@@ -56,7 +56,9 @@ class Tokenizer:
         """
         least = _BYTES + len(_SPECIAL) + 1
         if vocab_size < least:
-            raise DataError(f"vocab_size is {vocab_size}; at least {least} are needed, as all bytes are tokens")
+            raise DataError(
+                f"vocab_size is {vocab_size}; at least {least} are needed, as all bytes are tokens"
+            )
         library = _library()
         inner = library.Tokenizer(library.models.BPE())
         normal: list[Any] = [library.normalizers.NFC()]

@@ -1,7 +1,7 @@
 """A trained supernet: its folder, its subnets, and how good they are; needs torch.
 
-    trained = load_trained("my_supernet")
-    trained.evaluate(trained.space.smallest())   # {"accuracy": 0.87}
+trained = load_trained("my_supernet")
+trained.evaluate(trained.space.smallest())   # {"accuracy": 0.87}
 """
 
 from __future__ import annotations

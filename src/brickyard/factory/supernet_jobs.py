@@ -223,9 +223,7 @@ class Translation:
         return {"source_vocab_size": size, "target_vocab_size": size, "max_tokens": self.max_tokens}
 
     def _sides(self, examples: Pairs) -> tuple[list[list[int]], list[list[int]]]:
-        sources = [
-            [*row[: self.max_tokens - 1], END] for row in self.tokenizer.encode(examples.sources)
-        ]
+        sources = [[*row[: self.max_tokens - 1], END] for row in self.tokenizer.encode(examples.sources)]
         targets = [row[: self.max_tokens - 1] for row in self.tokenizer.encode(examples.targets)]
         return sources, targets
 
