@@ -68,41 +68,47 @@ def cifar_settings(seed: int, *, backbone_weights: str | None) -> BuildSettings:
     )
 
 
+# Each takes 20 to 50 minutes on one core of a machine of 2026 (AVX-512).
+
+
 def supernet_mobile(seed: int) -> SupernetBuild:
-    """Return the recipe for the MobileNetV3-style supernet on Fashion-MNIST."""
+    """Return the recipe for the MobileNetV3-style supernet on Fashion-MNIST: 4.3 epochs."""
     return SupernetBuild(
         network="ofa_mobile_small",
         augment="mirror_and_shift",
         train=SupernetSettings(
-            steps=2000, batch_size=128, learning_rate=3e-3, widen=("kernel", "depth", "expand"), seed=seed
+            steps=4000, batch_size=64, learning_rate=2e-3, widen=("kernel", "depth", "expand"), seed=seed
         ),
     )
 
 
 def supernet_resnet(seed: int) -> SupernetBuild:
-    """Return the recipe for the ResNet-style supernet on CIFAR-10."""
+    """Return the recipe for the ResNet-style supernet on CIFAR-10: 5.8 epochs."""
     return SupernetBuild(
         network="ofa_resnet_small",
         augment="mirror_and_shift",
-        train=SupernetSettings(steps=2000, batch_size=128, learning_rate=3e-3, seed=seed),
+        train=SupernetSettings(steps=4500, batch_size=64, learning_rate=2e-3, seed=seed),
     )
 
 
 def supernet_encoder(seed: int) -> SupernetBuild:
-    """Return the recipe for the encoder supernet on CLINC150; its vocabulary keeps the weights below 4 MiB."""
+    """Return the recipe for the encoder supernet on CLINC150: 34 epochs.
+
+    So small a vocabulary keeps the weights below 4 MiB.
+    """
     return SupernetBuild(
         network="text_encoder_small",
         vocab_size=1700,
         max_tokens=32,
-        train=SupernetSettings(steps=4000, batch_size=64, learning_rate=1e-3, clip=1.0, seed=seed),
+        train=SupernetSettings(steps=8000, batch_size=64, learning_rate=1e-3, seed=seed),
     )
 
 
 def supernet_translation(seed: int) -> SupernetBuild:
-    """Return the recipe for the translation supernet on Multi30k, English to German."""
+    """Return the recipe for the translation supernet on Multi30k, English to German: 8.8 epochs."""
     return SupernetBuild(
         network="translation_small",
         vocab_size=4000,
         max_tokens=64,
-        train=SupernetSettings(steps=3000, batch_size=96, learning_rate=2e-3, clip=1.0, seed=seed),
+        train=SupernetSettings(steps=4000, batch_size=64, learning_rate=2e-3, random_configs=1, seed=seed),
     )

@@ -64,6 +64,12 @@ def test_python_of_the_pages_runs(page):
         exec(compile(block, page, "exec"), {})
 
 
+def test_python_about_supernets_runs(capsys):
+    block = next(text for text in blocks(ROOT / "docs" / "training.md", "python") if "load_trained" in text)
+    exec(compile(block, "training.md", "exec"), {})
+    assert capsys.readouterr().out.startswith("{'accuracy': 0.")
+
+
 @pytest.mark.skipif("geometry" not in bundled_factories(), reason="no factory is bundled")
 def test_python_of_the_readme_runs(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)

@@ -95,7 +95,7 @@ def test_pairs_that_do_not_match_are_told(lines):
     "options", [{}, {"translations": "b", "source": "x", "target": "y"}, {"source": "x"}, {"target": "y"}]
 )
 def test_pairs_need_one_of_two_forms(lines, options):
-    with pytest.raises(DataError, match="either from two files .* or from a table"):
+    with pytest.raises(DataError, match=r"either from two files .* or from a table"):
         load_pairs(lines[0], **options)
 
 

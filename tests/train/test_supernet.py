@@ -1,4 +1,4 @@
-"""Supernets: which configs a step trains, that all of them learn, and that a stopped run goes on bit for bit."""
+"""Supernets: which configs a step trains, that all of them learn, and that a stopped run goes on exactly."""
 
 from dataclasses import replace
 
@@ -211,5 +211,5 @@ def test_settings_out_of_range_are_refused(values, message):
 
 def test_an_unknown_kind_is_refused_with_those_there_are():
     settings = SupernetSettings(widen=("kernels",))
-    with pytest.raises(TrainError, match="'kernels'; kinds of decisions .*: depth, expand, kernel"):
+    with pytest.raises(TrainError, match=r"'kernels'; kinds of decisions .*: depth, expand, kernel"):
         SupernetTraining(fresh("ofa_mobile_pico"), batches=corners, settings=settings)

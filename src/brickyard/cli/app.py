@@ -17,8 +17,10 @@ from brickyard.cli.talk import complain
 from brickyard.core.errors import BrickyardError
 
 COMMANDS = ("make", "evaluate", "train", "train supernet", "modularize", "profile", "factories", "report")
-"""The commands in the order of the help; each stands in the file of its name, as the function of its name, with
-underscores for spaces."""
+"""The commands in the order of the help; each stands in the file of its name, as the function of its name.
+
+Two words are joined there by an underscore.
+"""
 
 _USAGE_EXIT = 1
 # Unknown commands and options, and values that cannot be read; typer exports only the subclass.

@@ -1,10 +1,10 @@
 """Training of a supernet whose subnets are searched: the sandwich rule with in-place distillation.
 
 Every step trains the largest config, the smallest and a few random ones on the same batch (universally
-slimmable networks, arXiv 1903.05134, sections 3.2 and 3.3); all but the largest learn from its scores as well
-as from the labels. Optionally kinds of decisions become elastic one after the other, as in progressive shrinking
-(once-for-all, arXiv 1908.09791, section 3.3). What differs: the smaller configs mix labels and scores rather than
-learn from scores alone, and all stages share one schedule of the learning rate.
+slimmable networks, arXiv 1903.05134); all but the largest learn from its scores as well as from the labels.
+Optionally kinds of decisions become elastic one after the other, as in progressive shrinking (once-for-all,
+arXiv 1908.09791, section 3.3). What differs: the smaller configs mix labels and scores rather than learn from
+scores alone, a kind opens to all its values at once, and all stages share one schedule of the learning rate.
 """
 
 from __future__ import annotations
@@ -275,7 +275,16 @@ class SupernetTraining:
                 self._save(self.path)
             if last or self.step % record_every == 0:
                 now = time.perf_counter()
-                yield SupernetRecord(self.step, *np.mean(rows, axis=0).tolist(), now - started)
+                loss, accuracy, smallest_loss, smallest_accuracy, configs = np.mean(rows, axis=0).tolist()
+                yield SupernetRecord(
+                    step=self.step,
+                    loss=loss,
+                    accuracy=accuracy,
+                    smallest_loss=smallest_loss,
+                    smallest_accuracy=smallest_accuracy,
+                    configs=configs,
+                    seconds=now - started,
+                )
                 rows, started = [], now
         self.network.configure(self.network.space.largest())
         self.network.eval()
@@ -331,14 +340,12 @@ class SupernetTraining:
     def _loss(self, scores: Tensor, labels: Tensor, teacher: Tensor | None) -> tuple[Tensor, float]:
         """Return what is made smaller, and the cross entropy of the labels without smoothing."""
         share = 0.0 if teacher is None else self.settings.distill
-        with torch.no_grad():
-            plain = float(F.cross_entropy(scores, labels))
-        loss = scores.new_zeros(())
-        if share < 1:
-            loss = (1 - share) * F.cross_entropy(
-                scores, labels, label_smoothing=self.settings.label_smoothing
-            )
-        if share > 0:
-            assert teacher is not None
-            loss = loss + share * F.cross_entropy(scores, teacher)
-        return loss, plain
+        smoothing = self.settings.label_smoothing
+        logarithms = scores.log_softmax(-1)
+        plain = F.nll_loss(logarithms, labels)
+        loss = (1 - share) * (1 - smoothing) * plain
+        if smoothing > 0 and share < 1:
+            loss = loss - (1 - share) * smoothing * logarithms.mean()
+        if teacher is not None and share > 0:
+            loss = loss - share * (teacher * logarithms).sum(-1).mean()
+        return loss, float(plain.detach())
