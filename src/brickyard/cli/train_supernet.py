@@ -125,7 +125,7 @@ def train_supernet(
     seed: Annotated[int, typer.Option(metavar="N", help="Seed of weights, draws and splits.")] = 0,
     threads: Annotated[int, typer.Option(metavar="N", min=1, help="Threads of the processor.")] = 1,
 ) -> None:
-    """Train a supernet to search: each step its largest subnet, and others that learn from it and from labels.
+    """Train a supernet to search: each step its largest subnet, and others that learn from it and the labels.
 
     A run that is stopped, in whatever way, goes on where its last checkpoint lies when the same command is
     given again, and ends with the same weights bit for bit.
