@@ -6,7 +6,10 @@ is left out.
 
 from __future__ import annotations
 
+import gzip
 import io
+import json
+import lzma
 import os
 import zipfile
 from dataclasses import replace
@@ -21,6 +24,7 @@ from brickyard.core.files import new_folder, write_bytes
 from brickyard.core.task import Vocabulary
 from brickyard.data.examples import Examples, Preprocess
 from brickyard.data.source import DataSource, load_data
+from brickyard.data.texts import Pairs, PairSource, Texts, TextSource
 
 VARIABLE = "BRICKYARD_DATA"
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -164,3 +168,86 @@ def nb201() -> Path | None:
     """Return the table of NAS-Bench-201 with latencies and energies, None where it is not at hand."""
     path = (data_folder() or Path()) / "nb201_hw" / "nb201_hw.npz"
     return path if path.is_file() else None
+
+
+def _needed(*parts: str) -> Path:
+    """Return a file or folder of real data.
+
+    Raises:
+        FileNotFoundError: The folder of real data is not named, or lacks it.
+    """
+    folder = data_folder()
+    path = None if folder is None else folder.joinpath(*parts)
+    if path is None or not path.exists():
+        name = "/".join(parts)
+        raise FileNotFoundError(f"no {name} here: name the folder of real data by --data DIR or {VARIABLE}")
+    return path
+
+
+_CLOTHES = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag")
+
+
+@cache
+def fashion_mnist() -> DataSource:
+    """Read Fashion-MNIST: 60,000 grey pictures of 28 pixels to train on, 10,000 to test on.
+
+    Raises:
+        FileNotFoundError: The folder of real data is not named, or lacks it.
+    """
+    folder = _needed("fashion_mnist")
+    parts = {}
+    for part in ("train", "test"):
+        images, labels = (
+            np.load(io.BytesIO(lzma.decompress((folder / f"{part}_{kind}.npy.xz").read_bytes())))
+            for kind in ("images", "labels")
+        )
+        parts[part] = Examples(
+            images.reshape(-1, 28, 28, 1).astype(np.uint8), labels.astype(np.int16).reshape(-1, 1, 1)
+        )
+    return DataSource(
+        "fashion_mnist",
+        Vocabulary("classes", {"class": (*_CLOTHES, "Ankle boot")}),
+        Preprocess(28, 28, 1, (0.286,), (0.353,)),
+        parts["train"],
+        parts["test"],
+        {"kind": "images", "location": "Fashion-MNIST"},
+    )
+
+
+@cache
+def clinc150() -> TextSource:
+    """Read CLINC150: 15,000 requests of 150 intents to train on, 4,500 to test on; none out of scope.
+
+    Raises:
+        FileNotFoundError: The folder of real data is not named, or lacks it.
+    """
+    path = _needed("text_cls_ccby", "clinc150_data_full.json.gz")
+    record = json.loads(gzip.decompress(path.read_bytes()))
+    intents = sorted({intent for _, intent in record["train"]})
+    place = {intent: number for number, intent in enumerate(intents)}
+    parts = [
+        Texts(
+            tuple(text for text, _ in record[part]), np.array([place[intent] for _, intent in record[part]])
+        )
+        for part in ("train", "test")
+    ]
+    spec = {"kind": "texts", "location": "CLINC150"}
+    return TextSource("clinc150", Vocabulary("classes", {"class": tuple(intents)}), *parts, spec)
+
+
+@cache
+def multi30k() -> PairSource:
+    """Read Multi30k from English to German: 29,000 captions to train on, 1,000 of the test set of 2016.
+
+    Raises:
+        FileNotFoundError: The folder of real data is not named, or lacks it.
+    """
+    folder = _needed("multi30k")
+    parts = []
+    for part in ("train", "test_2016_flickr"):
+        sides = []
+        for language in ("en", "de"):
+            text = gzip.decompress((folder / f"{part}.{language}.gz").read_bytes()).decode()
+            sides.append(tuple(line.strip() for line in text.removesuffix("\n").split("\n")))
+        parts.append(Pairs(*sides))
+    return PairSource("multi30k", *parts, {"kind": "pairs", "location": "Multi30k, English to German"})

@@ -38,10 +38,10 @@ def test_help_page_is_current():
 
 @pytest.mark.parametrize(("page", "line"), commands())
 def test_documented_commands_parse(page: str, line: str):
-    _, name, *arguments = shlex.split(line, comments=True)
+    _, *words = shlex.split(line, comments=True)
     group = get_command(app)
-    context = group.make_context("brickyard", [name, *arguments], resilient_parsing=True)
-    command = group.get_command(context, name)
+    context = group.make_context("brickyard", list(words), resilient_parsing=True)
+    name, command, arguments = group.resolve_command(context, list(words))
     assert command is not None, f"{page}: no command {name!r}"
     command.make_context(name, list(arguments), parent=context)
 
@@ -62,6 +62,12 @@ def test_links_lead_to_files(page: Path):
 def test_python_of_the_pages_runs(page):
     for block in blocks(ROOT / "docs" / page, "python"):
         exec(compile(block, page, "exec"), {})
+
+
+def test_python_about_supernets_runs(capsys):
+    block = next(text for text in blocks(ROOT / "docs" / "training.md", "python") if "load_trained" in text)
+    exec(compile(block, "training.md", "exec"), {})
+    assert capsys.readouterr().out.startswith("{'accuracy': 0.")
 
 
 @pytest.mark.skipif("geometry" not in bundled_factories(), reason="no factory is bundled")

@@ -61,6 +61,9 @@ NEEDS_TORCH = {
     "factory/start.py",
     "factory/subnets.py",
     "factory/text_subnets.py",
+    "factory/supernet.py",
+    "factory/supernet_build.py",
+    "factory/supernet_jobs.py",
     "factory/training_report.py",
     "factory/twin.py",
 }

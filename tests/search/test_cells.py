@@ -19,7 +19,8 @@ CELLS = Cells(EDGES, KINDS)
 @pytest.mark.parametrize("name", ["cell", "cell_paths", "cell_all"])
 def test_features_lie_in_the_unit_range(name):
     found = CELLS.encodings()[name](GENES, GENES.all())
-    assert found.min() >= 0 and found.max() <= 1
+    assert found.min() >= 0
+    assert found.max() <= 1
 
 
 def test_a_dead_edge_changes_nothing_of_the_summary():

@@ -16,8 +16,21 @@ from typer.main import get_command
 from brickyard.cli.talk import complain
 from brickyard.core.errors import BrickyardError
 
-COMMANDS = ("make", "evaluate", "train", "search", "modularize", "profile", "factories", "report")
-"""The commands in the order of the help; each stands in the file of its name, as the function of its name."""
+COMMANDS = (
+    "make",
+    "evaluate",
+    "train",
+    "train supernet",
+    "search",
+    "modularize",
+    "profile",
+    "factories",
+    "report",
+)
+"""The commands in the order of the help; each stands in the file of its name, as the function of its name.
+
+Two words are joined there by an underscore.
+"""
 
 _USAGE_EXIT = 1
 # Unknown commands and options, and values that cannot be read; typer exports only the subclass.
@@ -36,6 +49,13 @@ class LazyGroup(TyperGroup):
         wanted = (cmd_name,) if cmd_name in COMMANDS else COMMANDS
         self.commands.update({name: _load(name) for name in wanted if name not in self.commands})
         return self.commands.get(cmd_name)
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """Return name, command and further arguments; the name may have two words."""
+        words = " ".join(args[:2])
+        if len(args) > 1 and words in COMMANDS:
+            args = [words, *args[2:]]
+        return super().resolve_command(ctx, args)
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Read the options before the command's name."""
@@ -95,7 +115,8 @@ class SpreadCommand(TyperCommand):
 
 def _load(name: str) -> Any:
     app = typer.Typer(add_completion=False, rich_markup_mode=None)
-    app.command(name, cls=SpreadCommand)(getattr(import_module(f"brickyard.cli.{name}"), name))
+    file = name.replace(" ", "_")
+    app.command(name, cls=SpreadCommand)(getattr(import_module(f"brickyard.cli.{file}"), file))
     return get_command(app)
 
 

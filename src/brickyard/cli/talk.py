@@ -111,12 +111,20 @@ class Meter:
         self._lines[stage] = (started, spoken, first)
 
 
-def follow_training(train: Callable[[Meter], object], *, out: Path) -> None:
-    """Run a training under a progress bar, and tell where its factory lies.
+def follow_training(
+    train: Callable[[Meter], object],
+    *,
+    out: Path,
+    what: str = "factory",
+    report: str = "training/report.html",
+) -> None:
+    """Run a training under a progress bar, and tell where its result lies.
 
     Args:
         train: Trains; is given the meter.
-        out: The factory's folder.
+        out: Folder of the result.
+        what: What the result is.
+        report: Path in the folder of what people look at.
 
     Raises:
         typer.Exit: It was interrupted, code 130; that it can go on is said.
@@ -127,8 +135,8 @@ def follow_training(train: Callable[[Meter], object], *, out: Path) -> None:
     except KeyboardInterrupt:
         say(f"stopped. Checkpoints lie in {out}.training; give the same command again to go on")
         raise typer.Exit(_INTERRUPTED) from None
-    typer.echo(f"factory    {out}")
-    typer.echo(f"report     {out / 'training' / 'report.html'}")
+    typer.echo(f"{what:<11}{out}")
+    typer.echo(f"{'report':<11}{out / report}")
 
 
 def _span(seconds: float) -> str:

@@ -71,12 +71,14 @@ def load_images(location: str, options: ImageOptions) -> Loaded:
     parts = open_tables(location)
     table = next(iter(parts.values()))
     image = image_column(table, options)
-    columns = list(options.attributes) or [_label_column(table, options)]
+    columns = list(options.attributes) or [label_column(table, options)]
     if len(set(columns)) < len(columns):
         raise DataError(f"attributes {columns} name a column twice; name each once")
     for column in (image, *columns):
-        _check_column(table, column)
-    names = {part: [_names(table, column, location) for column in columns] for part, table in parts.items()}
+        check_column(table, column)
+    names = {
+        part: [column_words(table, column, location) for column in columns] for part, table in parts.items()
+    }
     vocabulary, codes = _vocabulary(columns, names, properties=bool(options.attributes))
     base = Path(location).parent
     first = open_picture(table[0][image], base, row=0)
@@ -112,7 +114,7 @@ def open_tables(location: str) -> dict[str, Any]:
                 f"{location} ends in {path.suffix!r}; a data file ends in one of {sorted(_READERS)}"
             )
         if not path.stat().st_size:
-            raise DataError(f"{location} is empty; expected rows with a column of images")
+            raise DataError(f"{location} is empty; expected rows with columns by name")
         arguments = {"path": _READERS[path.suffix], "data_files": str(path.resolve())}
         if path.suffix == ".tsv":
             arguments["sep"] = "\t"
@@ -224,7 +226,8 @@ def _hidden(path: Path) -> bool:
     return any(part.startswith((".", "__")) for part in path.parts)
 
 
-def _check_column(table: Any, column: str) -> None:
+def check_column(table: Any, column: str) -> None:
+    """Refuse a column that a table lacks."""
     if column not in table.column_names:
         near = get_close_matches(column, table.column_names, n=3)
         hint = f"nearest: {', '.join(near)}. " if near else ""
@@ -243,7 +246,8 @@ def image_column(table: Any, options: ImageOptions) -> str:
     return found[0]
 
 
-def _label_column(table: Any, options: ImageOptions) -> str:
+def label_column(table: Any, options: ImageOptions) -> str:
+    """Find the column of the class: the one that is named, else by type or usual name."""
     typed = [name for name, feature in table.features.items() if type(feature).__name__ == "ClassLabel"]
     named = [name for name in _LABELS if name in table.column_names]
     found = [options.label] if options.label else typed + named
@@ -255,7 +259,7 @@ def _label_column(table: Any, options: ImageOptions) -> str:
     return found[0]
 
 
-def _names(table: Any, column: str, location: str) -> list[str]:
+def column_words(table: Any, column: str, location: str) -> list[str]:
     """The column as words."""
     values = table[column]
     feature = table.features[column]
@@ -276,7 +280,7 @@ def _vocabulary(
     """The words of each column, and each split as indices, `[columns][rows]`."""
     words: list[list[str]] = []
     for place, column in enumerate(columns):
-        found = sorted(set(names["train"][place]), key=_natural)
+        found = sorted(set(names["train"][place]), key=natural)
         if len(found) < 2:
             raise DataError(f"column {column!r} has only the value {found[0]!r}; at least two are needed")
         unknown = sorted({name for split in names.values() for name in split[place]} - set(found))
@@ -309,7 +313,7 @@ def _count(words: Sequence[Sequence[str]], word: str) -> int:
     return sum(word.casefold() in {other.casefold() for other in group} for group in words)
 
 
-def _natural(word: str) -> tuple[int, float, str]:
+def natural(word: str) -> tuple[int, float, str]:
     """Numbers by value and before other words."""
     try:
         return 0, float(word), word

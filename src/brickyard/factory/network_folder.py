@@ -23,6 +23,7 @@ from brickyard.core.files import new_folder, read_json, read_manifest, write_byt
 from brickyard.core.network import Network
 from brickyard.core.space import CLASSES, HEAD_SUBSETS, block_subsets
 from brickyard.core.task import Vocabulary
+from brickyard.core.weights import distinct_state
 from brickyard.data.examples import Examples, Preprocess
 from brickyard.data.geometry import GeometrySpec
 from brickyard.data.source import DataSource
@@ -239,7 +240,7 @@ def save_network(
                 "provenance": origin,
             },
         )
-        state = {key: value.contiguous() for key, value in network.root.state_dict().items()}
+        state = distinct_state(network.root)
         write_bytes(place / "model.safetensors", save_torch(state))
         if source is not None:
             write_bytes(place / "vocabulary.json", source.vocabulary.to_json().encode())

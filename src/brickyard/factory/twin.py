@@ -15,6 +15,7 @@ from brickyard.core.errors import ArtifactError
 from brickyard.core.files import read_json, read_manifest
 from brickyard.core.network import Network
 from brickyard.core.norm_sets import NormSets
+from brickyard.core.weights import load_distinct_state_
 from brickyard.factory.folder import FORMAT_VERSION
 from brickyard.networks import build
 
@@ -102,6 +103,6 @@ def _filled(network: Network, folder: Path) -> Network:
 
 def _load(module: nn.Module, weights: Path) -> None:
     try:
-        module.load_state_dict(load_file(weights))
+        load_distinct_state_(module, load_file(weights))
     except RuntimeError as error:
         raise ArtifactError(f"{weights} does not fit the network beside it: {error}") from None

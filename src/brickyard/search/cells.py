@@ -103,9 +103,10 @@ class Cells:
     def _ops(self, genes: Genes, rows: Rows) -> npt.NDArray[np.int64]:
         wrong = [gene.name for gene in genes.columns if gene.size != len(self.kinds)]
         if len(genes.columns) != len(self.edges) or wrong:
+            sizes = sorted({gene.size for gene in genes.columns})
             raise ConfigError(
                 f"cells of {len(self.edges)} edges and {len(self.kinds)} operations do not describe a space "
-                f"of {len(genes.columns)} decisions with {sorted({gene.size for gene in genes.columns})} values"
+                f"of {len(genes.columns)} decisions with {sizes} values"
             )
         return rows.astype(np.int64)
 

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from brickyard.core.errors import TrainError
 from brickyard.core.files import write_bytes
+from brickyard.core.weights import distinct_state, load_distinct_state_
 
 
 def save_checkpoint(
@@ -37,9 +38,7 @@ def save_checkpoint(
     """
     tensors: dict[str, Tensor] = {}
     for name, module in modules.items():
-        tensors.update(
-            {f"module.{name}.{key}": value.contiguous() for key, value in module.state_dict().items()}
-        )
+        tensors.update({f"module.{name}.{key}": value for key, value in distinct_state(module).items()})
     for index, entries in optimizer.state_dict()["state"].items():
         tensors.update(
             {
@@ -86,7 +85,9 @@ def load_checkpoint(
     tensors = load(content)
     for name, module in modules.items():
         prefix = f"module.{name}."
-        module.load_state_dict({k[len(prefix) :]: v for k, v in tensors.items() if k.startswith(prefix)})
+        load_distinct_state_(
+            module, {k[len(prefix) :]: v for k, v in tensors.items() if k.startswith(prefix)}
+        )
     state: dict[int, dict[str, Tensor]] = {}
     for key, value in tensors.items():
         if key.startswith("optimizer."):
