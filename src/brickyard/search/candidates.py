@@ -61,7 +61,8 @@ def _part(free: Rows, best: Rows, rng: np.random.Generator) -> Rows:
         near |= (free != row).sum(1) == 1
     order = rng.permutation(len(free))
     first = np.concatenate([order[near[order]], order[~near[order]]])
-    return free[np.sort(first[:_SCORED])]
+    found: Rows = free[np.sort(first[:_SCORED])]
+    return found
 
 
 def _without(rows: Rows, known: Rows) -> Rows:
