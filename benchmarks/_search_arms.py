@@ -21,7 +21,7 @@ import numpy as np
 from _search_dynast import LINAS_NEEDS, linas
 from _search_tables import EnoughError, Problem, Recorder, one_hot
 
-OURS = "ours"
+OURS, UNTOLD = "ours", "ours, reference point not told"
 OURS_SETTINGS: dict[str, Any] = {}
 """What `brickyard.search.run` is told besides the space, the evaluation, the objectives and the seed."""
 
@@ -52,7 +52,7 @@ class Arm:
     @property
     def version(self) -> str:
         """What of the code its results depend on, as a short text."""
-        if self.name == OURS:
+        if self.name in (OURS, UNTOLD):
             return f"brickyard.search {own_digest()}"
         return " ".join(f"{name} {_version(name)}" for name in self.needs) or "benchmarks"
 
@@ -123,7 +123,7 @@ def run_arm(arm: Arm, problem: Problem, seed: int, recorder: Recorder) -> list[i
 
 
 def ours_with(recorder: Recorder, seed: int, **more: Any) -> None:
-    """Search by `brickyard.search.run` until the recorder ends it.
+    """Search by `brickyard.search.run` until the recorder ends it; fronts are told their reference point.
 
     Args:
         recorder: Evaluates.
@@ -136,6 +136,8 @@ def ours_with(recorder: Recorder, seed: int, **more: Any) -> None:
 
     problem = recorder.problem
     names = [f"objective{place}" for place in range(problem.num_objectives)]
+    if problem.num_objectives > 1:
+        more.setdefault("reference", problem.reference.tolist())
 
     def evaluate(config: Any) -> dict[str, float]:
         return dict(zip(names, recorder(problem.table.cell(config)).tolist(), strict=True))
@@ -151,6 +153,10 @@ def ours_with(recorder: Recorder, seed: int, **more: Any) -> None:
         **OURS_SETTINGS,
         **more,
     )
+
+
+def _untold(recorder: Recorder, seed: int) -> None:
+    ours_with(recorder, seed, reference=None)
 
 
 def _random(recorder: Recorder, seed: int) -> None:
@@ -250,7 +256,8 @@ def _qnehvi(recorder: Recorder, seed: int) -> None:
 
     Not its logarithm, for which the library compiles C++ first and which ranks listed cells the same. One
     Gaussian process on one-hot features for each objective, 15 random cells first, then batches of five from
-    500 random cells and all that differ in one operation from one of the front.
+    500 random cells and all that differ in one operation from one of the front. It needs a reference point;
+    it gets that of the problem.
     """
     import torch
     from botorch.acquisition.multi_objective.monte_carlo import qNoisyExpectedHypervolumeImprovement
@@ -258,7 +265,6 @@ def _qnehvi(recorder: Recorder, seed: int) -> None:
     from botorch.models import ModelListGP, SingleTaskGP
     from botorch.optim import optimize_acqf_discrete
     from botorch.sampling import SobolQMCNormalSampler
-    from botorch.utils.multi_objective.hypervolume import infer_reference_point
     from botorch.utils.multi_objective.pareto import is_non_dominated
     from gpytorch.mlls import SumMarginalLogLikelihood
 
@@ -275,7 +281,7 @@ def _qnehvi(recorder: Recorder, seed: int) -> None:
         fit_gpytorch_mll(SumMarginalLogLikelihood(model.likelihood, model))
         acquisition = qNoisyExpectedHypervolumeImprovement(
             model=model,
-            ref_point=infer_reference_point(y[best]),
+            ref_point=-torch.tensor(recorder.problem.reference, dtype=torch.double),
             X_baseline=features[done],
             sampler=SobolQMCNormalSampler(sample_shape=torch.Size([64]), seed=seed),
             prune_baseline=True,
@@ -296,6 +302,7 @@ def _qnehvi(recorder: Recorder, seed: int) -> None:
 def arms() -> Iterator[Arm]:
     """Yield the methods for fronts; dear ones get fewer seeds and cells."""
     yield Arm(name=OURS, run=ours_with, seeds=20, budget=500, needs=("optuna", "pymoo"))
+    yield Arm(name=UNTOLD, run=_untold, seeds=20, budget=500, needs=("optuna", "pymoo"))
     yield Arm(name="random", run=_random, seeds=20, budget=2000, needs=())
     yield Arm(name="pymoo NSGA-II", run=_pymoo_nsga2, seeds=20, budget=2000, needs=("pymoo",))
     yield Arm(name="optuna NSGA-II", run=_optuna(_optuna_nsga2), seeds=20, budget=2000, needs=("optuna",))

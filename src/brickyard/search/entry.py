@@ -66,7 +66,7 @@ def run(
         name: Name of the study in the storage.
         sampler: `linas`, `nsga2`, `random`, `exhaustive`, or a sampler of Optuna.
         extremes: Whether the largest and the smallest config are evaluated first.
-        encodings: What predictors may see of a config besides the encodings of every space, by name.
+        encodings: What predictors may see of a config, by name, in place of the encodings of every space.
         reference: Worst value of each objective that counts, as it is measured; None to follow from the
             evaluations.
         canonical: From a config to one that computes the same; such are evaluated once.
@@ -92,8 +92,7 @@ def run(
         ... )
         >>> result.write(Path("front"))
     """
-    known = {name: ENCODINGS[name] for name in ENCODINGS}
-    features: Features = {**known, **(encodings or {})}
+    features: Features = encodings or {name: ENCODINGS[name] for name in ENCODINGS}
     if workers < 1:
         raise ConfigError(f"workers = {workers} must be at least 1", path="workers")
     settings: dict[str, Any] = {
