@@ -50,10 +50,10 @@ def candidates(
     """
     count = genes.count
     if count is not None and count <= _LISTED:
-        free = _within(domains, _without(genes.all(), known))
+        free = _within(domains, without(genes.all(), known))
         return free if len(free) <= _SCORED else _part(free, best, rng)
     met = [*_evolved(genes, predict, best, num_objectives=num_objectives, domains=domains, rng=rng)]
-    free = _within(domains, _without(np.unique(np.vstack(met), axis=0), known))
+    free = _within(domains, without(np.unique(np.vstack(met), axis=0), known))
     return np.asarray(rng.permutation(free)[:_KEPT]) if len(free) > _KEPT else free
 
 
@@ -73,7 +73,13 @@ def _within(domains: Domains | None, rows: Rows) -> Rows:
     return rows[held] if held.any() else rows
 
 
-def _without(rows: Rows, known: Rows) -> Rows:
+def without(rows: Rows, known: Rows) -> Rows:
+    """Leave out points that are known.
+
+    Args:
+        rows: Genes, `[points, columns]`.
+        known: Genes of those to leave out, `[points, columns]`.
+    """
     taken = {row.tobytes() for row in np.ascontiguousarray(known, dtype=float)}
     rows = np.ascontiguousarray(rows, dtype=float)
     free: Rows = rows[np.array([row.tobytes() not in taken for row in rows], dtype=bool)]

@@ -11,7 +11,7 @@ from brickyard.core.errors import ConfigError
 from brickyard.search.genes import Genes, Rows
 from brickyard.search.predictors.base import PREDICTORS, Array, Predictor, Together, together
 from brickyard.search.predictors.select import Quality, select
-from brickyard.search.transfer import Earlier
+from brickyard.search.transfer import Bridge, Certain, Earlier
 from brickyard.search.warp import Warp, half_rank
 
 Features = Mapping[str, Callable[[Genes, Rows], Array]]
@@ -67,6 +67,7 @@ class Model:
         self.qualities: list[Quality] = []
         self.views = [View(next(iter(self.encodings)), next(iter(self.makers.values()))(seed))]
         self._warp: Warp | None = None
+        self._bridge: Bridge | None = None
         self._selected = self._tuned = 0
 
     def fit(self, rows: Rows, values: Array) -> Array:
@@ -80,8 +81,9 @@ class Model:
             The values as it learns them; the order of points is the same.
         """
         count = len(rows)
-        if self.earlier is not None:
-            rows, values = self.earlier.together_with(rows, values)
+        self._bridge = None if self.earlier is None else self.earlier.bridge(rows, values)
+        if self._bridge is not None:
+            rows, values = self._bridge.joined(rows, values)
         self._warp = half_rank(values)
         target = self._warp(values)
         choices = len(self.makers) * len(self.encodings)
@@ -110,11 +112,9 @@ class Model:
         return self.views[place % len(self.views)]
 
     def _features(self, encoding: str, rows: Rows, count: int) -> Array:
-        """Encode points; one more feature tells the first, of this study, from those of the earlier one."""
+        """Encode points; the first ones are of this study, what comes after of the earlier one."""
         found = self.encodings[encoding](self.genes, rows)
-        if self.earlier is None:
-            return found
-        return np.hstack([found, (np.arange(len(rows)) < count)[:, None].astype(float)])
+        return found if self._bridge is None else self._bridge.features(found, count)
 
     def warp(self, values: Array) -> Array:
         """Return values as they are learnt."""
@@ -131,13 +131,19 @@ class Model:
         Returns:
             Means and standard deviations, `[points]` each.
         """
-        view = self.view(place)
-        return view.predictor.predict(self._features(view.encoding, rows, len(rows)))
+        found = self._by(self.view(place), rows)
+        return found.mean, found.deviation
 
     def together(self, rows: Rows) -> list[Together]:
         """Predict points so that some can be supposed known, by each of the views."""
-        count = len(rows)
-        return [together(view.predictor, self._features(view.encoding, rows, count)) for view in self.views]
+        return [self._by(view, rows) for view in self.views]
+
+    def _by(self, view: View, rows: Rows) -> Together:
+        found = together(view.predictor, self._features(view.encoding, rows, len(rows)))
+        if self._bridge is None:
+            return found
+        known, values = self._bridge.known(rows)
+        return Certain(found, known, self.warp(values)) if known.any() else found
 
 
 def stack(parts: Sequence[Array]) -> Array:

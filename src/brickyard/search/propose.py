@@ -15,13 +15,13 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.special import ndtr
 
-from brickyard.search.candidates import candidates
+from brickyard.search.candidates import candidates, without
 from brickyard.search.fronts import Values, boxes, non_dominated
 from brickyard.search.genes import Genes, Rows
 from brickyard.search.improvement import expected_improvement
 from brickyard.search.model import Features, Model, stack
 from brickyard.search.narrow import Domains
-from brickyard.search.transfer import Earlier
+from brickyard.search.transfer import Earlier, told_first
 
 _SHORTLIST = 300
 _MARGIN = 0.1
@@ -78,6 +78,7 @@ class Proposer:
         narrow: bool = False,
     ) -> None:
         self.narrow = narrow
+        self.earlier = [told for told in earlier or () if told is not None]
         self.genes, self.num_objectives = genes, num_objectives
         self.reference = None if reference is None else np.asarray(reference, dtype=float)
         self.models = [
@@ -106,16 +107,18 @@ class Proposer:
         met = (known.limits <= 0).all(1)
         front = targets[met]
         front = front[non_dominated(front)]
-        domains = Domains(self.genes, known.rows[met], targets[met]) if self.narrow else None
-        free = candidates(
-            self.genes,
-            domains=domains,
-            predict=lambda rows: stack([model.predict(rows)[0] for model in self.models]),
-            best=known.rows[met][non_dominated(targets[met])],
-            num_objectives=self.num_objectives,
-            known=np.vstack([known.rows, known.pending, known.refused]),
-            rng=rng,
-        )
+        taken = np.vstack([known.rows, known.pending, known.refused])
+        free = without(told_first(self.earlier, len(known.rows)), taken)
+        if not len(free):
+            free = candidates(
+                self.genes,
+                domains=Domains(self.genes, known.rows[met], targets[met]) if self.narrow else None,
+                predict=lambda rows: stack([model.predict(rows)[0] for model in self.models]),
+                best=known.rows[met][non_dominated(targets[met])],
+                num_objectives=self.num_objectives,
+                known=taken,
+                rng=rng,
+            )
         if not len(free):
             return free
         shortlist, reference = self._shortlist(free, front, targets)

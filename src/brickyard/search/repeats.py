@@ -3,6 +3,7 @@
 The noise of an objective is the deviation among measurements of one point, pooled over all points that were
 measured more than once. Two points are told apart where the difference of their means is at least twice its
 standard error, in so many objectives that it is known which of them beats the other, or that neither does.
+To see the noise at all, the best eight points are measured twice first; what is exact costs no more.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import numpy.typing as npt
 
 from brickyard.search.fronts import Values, non_dominated
 
-_FIRST = 8  # points of the front that are measured twice to see how large the noise is
+_FIRST = 8  # points that are measured twice to see how large the noise is
 _SURE = 2.0  # standard errors
 
 
@@ -50,26 +51,46 @@ def to_repeat(measured: Sequence[Values], limit: int) -> list[int]:
         return []
     means = np.stack([values.mean(0) for values in measured])
     counts = np.array([len(values) for values in measured])
-    front = np.flatnonzero(non_dominated(means)).astype(np.int64)
     noise = noise_of(measured)
-    if noise is None:
-        spread = np.unique(np.linspace(0, len(front) - 1, min(_FIRST, len(front))).round().astype(int))
-        wanted = set(front[np.argsort(means[front, 0], kind="stable")][spread].tolist())
+    if noise is None or (counts - 1).sum() < min(_FIRST, len(counts)):
+        wanted = {place for place in _best(means) if counts[place] == 1}
     else:
-        wanted = _unclear(means, counts, front, noise)
+        wanted = _unclear(means, counts, noise)
     return sorted((int(i) for i in wanted if counts[i] < limit), key=lambda i: (counts[i], i))
 
 
-def _unclear(means: Values, counts: Values, front: npt.NDArray[np.int64], noise: Values) -> set[int]:
-    """Return the points of pairs, one of them on the front, that are not told apart."""
-    found: set[int] = set()
-    for place in front:
+def _best(means: Values) -> list[int]:
+    """Return the first points, front by front; of a large front those that are spread along it."""
+    found: list[int] = []
+    rest = np.arange(len(means))
+    while len(rest) and len(found) < _FIRST:
+        layer = rest[non_dominated(means[rest])]
+        rest = np.setdiff1d(rest, layer)
+        layer = layer[np.argsort(means[layer, 0], kind="stable")]
+        count = min(_FIRST - len(found), len(layer))
+        found += layer[np.linspace(0, len(layer) - 1, count).round().astype(int)].tolist()
+    return found
+
+
+def _unclear(means: Values, counts: npt.NDArray[np.int64], noise: Values) -> set[int]:
+    """Return the points of pairs, one of them on the front, that are not told apart.
+
+    Points that one of the front surely beats are no rivals of the others.
+    """
+    pairs: list[tuple[int, npt.NDArray[np.bool_]]] = []
+    beaten = np.zeros(len(means), dtype=bool)
+    for place in np.flatnonzero(non_dominated(means)).tolist():
         gap = means - means[place]
         error = noise * np.sqrt(1.0 / counts + 1.0 / counts[place])[:, None]
         clear = np.abs(gap) >= _SURE * error
-        neither = (clear & (gap < 0)).any(1) & (clear & (gap > 0)).any(1)
-        unclear = ~clear.all(1) & ~neither
+        better, worse = (clear & (gap < 0)).any(1), (clear & (gap > 0)).any(1)
+        beaten |= clear.all(1) & worse & ~better
+        unclear = ~clear.all(1) & ~(better & worse)
         unclear[place] = False
-        if unclear.any():
-            found |= {int(place), *np.flatnonzero(unclear).tolist()}
+        pairs.append((place, unclear))
+    found: set[int] = set()
+    for place, unclear in pairs:
+        rivals = np.flatnonzero(unclear & ~beaten)
+        if len(rivals):
+            found.update([place, *rivals.tolist()])
     return found

@@ -18,7 +18,7 @@ from brickyard.search.encodings import ENCODINGS
 from brickyard.search.fronts import Values
 from brickyard.search.genes import Genes, Rows
 from brickyard.search.propose import Measured, Proposer
-from brickyard.search.transfer import Known
+from brickyard.search.transfer import Lesson
 
 if TYPE_CHECKING:
     from optuna.study import Study
@@ -61,7 +61,7 @@ class LinasSampler(BaseSampler):
         predictors: Sequence[str] = ("gaussian",),
         reference: Sequence[float] | None = None,
         constraints_func: Constraints | None = None,
-        warm_start: Known | None = None,
+        warm_start: Lesson | None = None,
         narrow: bool = False,
         seed: int | None = None,
     ) -> None:
@@ -125,6 +125,13 @@ class LinasSampler(BaseSampler):
                     "objectives"
                 )
             reference = [float(value) for value in np.array(self.reference) * _signs(study)]
+        earlier = None if self.warm_start is None else self.warm_start.earlier(genes)
+        if earlier is not None and len(earlier) != len(study.directions) + num_limits:
+            raise ConfigError(
+                f"warm_start tells of {len(earlier)} numbers; the study has {len(study.directions)} "
+                f"objectives and {num_limits} constraints; give None for what the earlier study lacks",
+                path="warm_start",
+            )
         return Proposer(
             genes,
             num_objectives=len(study.directions),
@@ -133,7 +140,7 @@ class LinasSampler(BaseSampler):
             predictors=self.predictors,
             reference=reference,
             seed=self.seed,
-            earlier=None if self.warm_start is None else self.warm_start.earlier(genes),
+            earlier=earlier,
             narrow=self.narrow,
         )
 

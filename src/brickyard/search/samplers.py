@@ -10,7 +10,7 @@ from optuna.samplers import BaseSampler, BruteForceSampler, NSGAIISampler, Rando
 from brickyard.core.registry import Registry
 from brickyard.search.model import Features
 from brickyard.search.sampler import Constraints, LinasSampler
-from brickyard.search.transfer import Known
+from brickyard.search.transfer import Lesson
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +34,7 @@ class SamplerSettings:
     reference: Sequence[float] | None = None
     startup: int = 15
     batch_size: int = 10
-    warm_start: Known | None = None
+    warm_start: Lesson | None = None
     narrow: bool = False
 
 

@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 import optuna
-from optuna.storages import BaseStorage, RDBStorage, RetryHeartbeatStaleTrialCallback
+from optuna.storages import BaseStorage, RDBStorage, RetryHeartbeatStaleTrialCallback, fail_stale_trials
 from optuna.trial import FrozenTrial
 from sqlalchemy import text
 
@@ -64,6 +64,12 @@ def open_storage(
         if not address.startswith("postgres"):
             raise
         raise MissingExtraError("psycopg", extra="postgres") from None
+
+
+def take_up_stale(study: optuna.Study) -> None:
+    """Put in line again what workers held whose signs of life stopped."""
+    with quiet_experiments():
+        fail_stale_trials(study)
 
 
 def without_sign_of_life(storage: BaseStorage | None, running: Sequence[FrozenTrial]) -> list[FrozenTrial]:

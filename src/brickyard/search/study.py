@@ -19,7 +19,7 @@ import numpy as np
 import optuna
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.samplers import BaseSampler
-from optuna.storages import BaseStorage, fail_stale_trials
+from optuna.storages import BaseStorage
 from optuna.storages._heartbeat import get_heartbeat_thread
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
@@ -30,8 +30,14 @@ from brickyard.search.objective import Limit, Objective, limits_of, objectives_o
 from brickyard.search.params import config_of, distributions, params_of
 from brickyard.search.repeats import to_repeat
 from brickyard.search.samplers import SAMPLERS, SamplerSettings
-from brickyard.search.storage import AGAIN, open_storage, quiet_experiments, without_sign_of_life
-from brickyard.search.transfer import WarmStart, known_of
+from brickyard.search.storage import (
+    AGAIN,
+    open_storage,
+    quiet_experiments,
+    take_up_stale,
+    without_sign_of_life,
+)
+from brickyard.search.transfer import WarmStart, lesson_of
 
 Metrics = Mapping[str, float]
 Evaluate = Callable[[Config], Metrics]
@@ -157,7 +163,7 @@ class Search:
     def _warm(self, warm_start: WarmStart, settings: SamplerSettings) -> tuple[SamplerSettings, list[Config]]:
         """Return settings with what an earlier study knows, and the points to begin with."""
         points = Search.stored(warm_start.storage, warm_start.name, self.space).found()
-        known = known_of(
+        known = lesson_of(
             [params_of(self.space, point.config) for point in points],
             [point.metrics for point in points],
             objectives=self.objectives,
@@ -332,7 +338,7 @@ class Search:
     def _tell_apart(self, evaluate: Evaluate, repeats: int) -> None:
         """Measure points of the front and their rivals again, each time as a trial of its own."""
         while True:
-            fail_stale_trials(self.study)
+            take_up_stale(self.study)
             running = self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
             running = [trial for trial in running if AGAIN in trial.user_attrs]
             self._free_the_silent(running)
@@ -394,7 +400,7 @@ class Search:
             if done + len(running) < evaluations:
                 return True
             time.sleep(_PATIENCE_S)
-            fail_stale_trials(self.study)
+            take_up_stale(self.study)
             self._free_the_silent(running)
 
     def _free_the_silent(self, running: Sequence[FrozenTrial]) -> None:
@@ -419,7 +425,7 @@ class Search:
             if not silent:
                 break
             time.sleep(_SHORT_S)
-            fail_stale_trials(self.study)
+            take_up_stale(self.study)
             self._free_the_silent(silent)
         held: dict[str, FrozenTrial] = {}
         for trial in trials:

@@ -1,31 +1,42 @@
 """Transfer: what an earlier study of the same space, on another device or task, tells of this one.
 
-What it measured joins the measurements of this study: first brought to the scale of this study by a
-straight line through the points that both measured, then told apart by one more feature, whose length scale
-the Gaussian process fits. So an objective that is the same in both studies is known from the start where the
-earlier one measured it, and one that is merely alike is corrected as evaluations come (a multi-task Gaussian
-process with one length scale for the task).
+Per objective, by the points that both studies measured (at least four; else the earlier one is left aside):
+
+- Where both measured the same numbers, such as an error on two devices, every point that the earlier study
+  measured is known.
+- Where they differ, what the earlier study measured is brought to the scale of this one by a straight line
+  and learnt from together with what this one measured; one more feature tells the studies apart, and its
+  length scale says how far they are (a Gaussian process of two tasks). So an objective that is alike, such as
+  a latency on two devices, is corrected as evaluations come, and one that is not is forgotten.
+
+Until a quarter as many points are measured as the earlier study has, proposals come from among its points:
+those are what it found worth measuring, and they are known best.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 
 from brickyard.core.errors import ConfigError
 from brickyard.search.fronts import non_dominated
 from brickyard.search.genes import Genes, Rows
 from brickyard.search.objective import Limit, Objective
-from brickyard.search.predictors.base import Array
+from brickyard.search.predictors.base import Array, Together
 
 if TYPE_CHECKING:
     from optuna.storages import BaseStorage
 
-_PAIRS = 4  # points that both studies measured, for a line through them
+_CERTAIN = 1e-9
+_SAME = 1e-9  # of the range of an objective: what differs by less does not differ
+_PAIRS = 4
+_AGAIN_SHARE = 0.25
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,30 +51,118 @@ class Earlier:
     rows: Rows
     values: Array
 
-    def together_with(self, rows: Rows, values: Array) -> tuple[Rows, Array]:
-        """Put the points of a study before those of the earlier one, whose values are brought to its scale.
+    @cached_property
+    def _places(self) -> dict[bytes, int]:
+        return {row.tobytes(): place for place, row in enumerate(self.rows)}
+
+    def places(self, rows: Rows) -> npt.NDArray[np.int64]:
+        """Return where points are among those of the study, -1 where it did not measure them."""
+        rows = np.ascontiguousarray(rows, dtype=float)
+        return np.array([self._places.get(row.tobytes(), -1) for row in rows], dtype=np.int64)
+
+    def bridge(self, rows: Rows, values: Array) -> Bridge | None:
+        """Compare with this study.
 
         Args:
-            rows: Genes of the study, `[points, columns]`.
+            rows: Genes of this study, `[points, columns]`.
             values: What it measured, `[points]`.
 
         Returns:
-            Genes and values of all, those of the study first.
+            How to learn from both; None where they share too few points to tell.
         """
-        places = {row.tobytes(): place for place, row in enumerate(self.rows)}
-        pairs = [
-            (self.values[places[row.tobytes()]], value)
-            for row, value in zip(rows, values, strict=True)
-            if row.tobytes() in places
-        ]
-        old, new = np.array(pairs).reshape(-1, 2).T
-        if len(old) < _PAIRS or np.ptp(old) == 0.0:
-            old, new = self.values, values
-            slope = new.std() / (old.std() or 1.0)
-        else:
-            slope = np.polyfit(old, new, 1)[0]
-        brought = new.mean() + slope * (self.values - old.mean())
-        return np.vstack([rows, self.rows]), np.concatenate([values, brought])
+        places = self.places(rows)
+        shared = places >= 0
+        old, new = self.values[places[shared]], values[shared]
+        if len(old) < _PAIRS:
+            return None
+        if np.abs(new - old).max() <= _SAME * np.ptp(self.values):
+            return Bridge(self, self.values, same=True)
+        slope = np.polyfit(old, new, 1)[0] if np.ptp(old) > 0 else 0.0
+        return Bridge(self, new.mean() + slope * (self.values - old.mean()), same=False)
+
+
+def told_first(earlier: Sequence[Earlier], count: int) -> Rows:
+    """Return the points of an earlier study that are worth measuring before any others.
+
+    Args:
+        earlier: The objectives that it measured.
+        count: Points that this study measured.
+
+    Returns:
+        Genes `[points, columns]`; none once a quarter as many are measured as the earlier study has.
+    """
+    if not earlier or count >= _AGAIN_SHARE * len(earlier[0].rows):
+        return np.zeros((0, earlier[0].rows.shape[1] if earlier else 0))
+    return earlier[0].rows
+
+
+class Bridge:
+    """From an earlier study to this one, for one objective.
+
+    Args:
+        earlier: The earlier study.
+        values: Its values on the scale of this study, `[points]`.
+        same: Whether both measure the same numbers.
+    """
+
+    def __init__(self, earlier: Earlier, values: Array, *, same: bool) -> None:
+        self.earlier, self.values, self.same = earlier, values, same
+
+    def joined(self, rows: Rows, values: Array) -> tuple[Rows, Array]:
+        """Put the points of this study before those of the earlier one, each once if both measure the same.
+
+        Args:
+            rows: Genes of this study, `[points, columns]`.
+            values: What it measured, `[points]`.
+
+        Returns:
+            Genes and values.
+        """
+        more = np.ones(len(self.values), dtype=bool)
+        if self.same:
+            places = self.earlier.places(rows)
+            more[places[places >= 0]] = False
+        return np.vstack([rows, self.earlier.rows[more]]), np.concatenate([values, self.values[more]])
+
+    def features(self, features: Array, own: int) -> Array:
+        """Tell the studies apart where they differ.
+
+        Args:
+            features: Features of points, `[points, width]`.
+            own: How many of them are of this study; the others come after.
+        """
+        if self.same:
+            return features
+        return np.hstack([features, (np.arange(len(features)) < own)[:, None].astype(float)])
+
+    def known(self, rows: Rows) -> tuple[npt.NDArray[np.bool_], Array]:
+        """Tell which points are known without measuring them, and their values (elsewhere any)."""
+        places = self.earlier.places(rows)
+        return (places >= 0) & self.same, self.values[places]
+
+
+class Certain:
+    """Predictions that are certain at some points.
+
+    Args:
+        found: Predictions, which are changed.
+        known: Where they are certain, `[points]`.
+        values: The values there, `[points]`.
+    """
+
+    def __init__(self, found: Together, known: npt.NDArray[np.bool_], values: Array) -> None:
+        self._found, self._known = found, known
+        self.mean = np.where(known, values, found.mean)
+
+    @property
+    def deviation(self) -> Array:
+        """Standard deviations, `[points]`."""
+        return np.where(self._known, _CERTAIN, self._found.deviation)
+
+    def suppose(self, index: int) -> None:
+        """Take the value of a point as known; that of a certain one tells nothing new of the others."""
+        if not self._known[index]:
+            self._found.suppose(index)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,7 +179,7 @@ class WarmStart:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Known:
+class Lesson:
     """What an earlier study measured, as `LinasSampler` learns from it.
 
     Attributes:
@@ -124,13 +223,13 @@ class Known:
         return [int(place) for place in met[best[spread]]]
 
 
-def known_of(
+def lesson_of(
     params: Sequence[Mapping[str, Any]],
     metrics: Sequence[Mapping[str, float]],
     *,
     objectives: Sequence[Objective],
     limits: Sequence[Limit],
-) -> Known:
+) -> Lesson:
     """Sort what an earlier study measured by the objectives and limits of this one, by name.
 
     A name up to its `@` will do where the whole name is not there: `latency_ms@pi4` tells of
@@ -170,4 +269,4 @@ def known_of(
         None if found is None else np.array([limit.excess(float(value)) for value in found])
         for limit, found in zip(limits, bounds, strict=True)
     ]
-    return Known(params=tuple(params), values=(*signed, *excess))
+    return Lesson(params=tuple(params), values=(*signed, *excess))
