@@ -82,6 +82,9 @@ def _run(
 
     Returns:
         Workers killed, and evaluations that were seen in the storage and are not there in the end.
+
+    Raises:
+        SystemExit: A worker failed.
     """
     context = multiprocessing.get_context("forkserver")  # a new worker need not import everything again
     context.set_forkserver_preload(["brickyard.search.study", "brickyard.search.samplers"])
@@ -110,6 +113,9 @@ def _run(
                 processes[index].kill()
                 processes[index].join()
                 processes[index] = start(index)
+            ended = [process.exitcode for process in processes if process.exitcode]
+            if ended:
+                raise SystemExit(f"a worker that nobody killed ended with {ended[0]}; it said why above")
             time.sleep(_POLL_S)
     finally:
         for process in processes:

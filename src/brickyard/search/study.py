@@ -406,7 +406,7 @@ class Search:
     def _free_the_silent(self, running: Sequence[FrozenTrial]) -> None:
         """Put in line again what a worker held that died before its first sign of life."""
         for trial in without_sign_of_life(self._storage, running):
-            with suppress(ValueError):  # another worker was quicker
+            with suppress(ValueError, UpdateFinishedTrialError):  # another worker was quicker
                 self.study.tell(trial.number, state=TrialState.FAIL)
                 known = _fixed(trial)
                 if AGAIN not in trial.user_attrs and set(self.distributions) <= set(known):
