@@ -123,6 +123,17 @@ def test_who_comes_too_late_goes_on_with_another_point(tmp_path):
     assert Counter(seen)[seen[0]] == 2
 
 
+@pytest.mark.parametrize("sampler", ["linas", "nsga2"])
+def test_a_trial_that_is_not_evaluated_says_nothing_of_limits(sampler):
+    search = Search(
+        space=SMALL, objectives=["error"], limits={"macs": 3.0}, sampler=sampler, storage=InMemoryStorage()
+    )
+    trial, _ = search.ask()
+    search.study.tell(trial, state=optuna.trial.TrialState.PRUNED)
+    search.run(lambda c: {"error": -c["depth"], "macs": c["depth"]}, evaluations=3, repeats=2)
+    assert len(search.found()) == 3
+
+
 def test_heartbeats_have_a_length(tmp_path):
     with pytest.raises(ConfigError, match="heartbeat_s = 0 must be at least 1"):
         open_storage(tmp_path / "a.db", heartbeat_s=0)

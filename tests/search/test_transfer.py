@@ -164,6 +164,8 @@ def test_a_study_that_cannot_teach_is_refused(earlier):
         )
     with pytest.raises(ConfigError, match=r"none of the objectives \['bleu'\]"):
         Search(space=SPACE, objectives=["bleu"], warm_start=earlier)
+    with pytest.raises(ConfigError, match="this search itself; give the search another name"):
+        Search(space=SPACE, objectives=OBJECTIVES, storage=earlier.storage, warm_start=earlier)
     empty = InMemoryStorage()
     Search(space=SPACE, objectives=OBJECTIVES, storage=empty)
     with pytest.raises(ConfigError, match=r"the earlier study measured \[\], none of"):

@@ -15,6 +15,9 @@ from sqlalchemy import text
 
 from brickyard.core.errors import ConfigError, MissingExtraError
 
+METRICS, CONFIG = "metrics", "config"
+"""Attributes of a trial: what its evaluation gave, and the config."""
+
 AGAIN = "measures_again"
 """Attribute of a trial that measures the point of an earlier one again: the number of that one."""
 
@@ -92,7 +95,8 @@ def without_sign_of_life(storage: BaseStorage | None, running: Sequence[FrozenTr
 
 @contextmanager
 def quiet_experiments() -> Iterator[None]:
-    """Let Optuna's interfaces that may still change be used without a warning."""
+    """Let Optuna's interfaces that may still change, or will in version 7, be used without a warning."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        warnings.filterwarnings("ignore", "`constraints_func` has been deprecated", FutureWarning)
         yield

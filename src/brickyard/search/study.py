@@ -15,23 +15,23 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import optuna
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.samplers import BaseSampler
 from optuna.storages import BaseStorage
-from optuna.storages._heartbeat import get_heartbeat_thread
-from optuna.trial import FrozenTrial, TrialState, create_trial
+from optuna.trial import FrozenTrial, TrialState
 
 from brickyard.core.config import Config
 from brickyard.core.errors import ConfigError
 from brickyard.core.space import Space
 from brickyard.search.objective import Limit, Objective, limits_of, objectives_of
 from brickyard.search.params import config_of, distributions, params_of
-from brickyard.search.repeats import to_repeat
+from brickyard.search.remeasure import tell_apart
 from brickyard.search.samplers import SAMPLERS, SamplerSettings
 from brickyard.search.storage import (
     AGAIN,
+    CONFIG,
+    METRICS,
     open_storage,
     quiet_experiments,
     take_up_stale,
@@ -43,8 +43,7 @@ Metrics = Mapping[str, float]
 Evaluate = Callable[[Config], Metrics]
 """From a config to the objectives, the limited numbers and whatever else is worth keeping, by name."""
 
-_METRICS, _CONFIG, _SETUP, _COPY = "metrics", "config", "brickyard", "copy_of"
-_ROUND = "measured_before"
+_SETUP, _COPY = "brickyard", "copy_of"
 _PATIENCE_S, _SHORT_S = 0.5, 0.02
 
 
@@ -110,6 +109,13 @@ class Search:
             settings = replace(settings, constraints=_Excess(self.limits))
         first: list[Config] = []
         if warm_start is not None:
+            if warm_start.name == name and str(warm_start.storage) == str(storage):
+                raise ConfigError(
+                    f"warm_start is study {name!r} of the same storage, this search itself; give the search "
+                    "another name",
+                    path="warm_start",
+                    value=name,
+                )
             settings, first = self._warm(warm_start, settings)
         with quiet_experiments():
             built = SAMPLERS[sampler](settings) if isinstance(sampler, str) else sampler
@@ -222,7 +228,7 @@ class Search:
         for name, distribution in self.distributions.items():
             trial.suggest_categorical(name, distribution.choices)  # type: ignore[attr-defined]
         config = config_of(self.space, trial.params)
-        trial.set_user_attr(_CONFIG, config.to_json())
+        trial.set_user_attr(CONFIG, config.to_json())
         return config
 
     def tell(self, trial: optuna.Trial, metrics: Metrics) -> None:
@@ -239,11 +245,19 @@ class Search:
         self.study.tell(trial, values)
 
     def _keep(self, trial: optuna.Trial, metrics: Metrics) -> list[float]:
-        checked = self._checked(metrics)
-        trial.set_user_attr(_METRICS, checked)
+        checked = self.checked(metrics)
+        trial.set_user_attr(METRICS, checked)
         return [checked[objective.name] for objective in self.objectives]
 
-    def _checked(self, metrics: Metrics) -> dict[str, float]:
+    def checked(self, metrics: Metrics) -> dict[str, float]:
+        """Return what an evaluation gave, all numbers that the search needs among it.
+
+        Args:
+            metrics: What it gave.
+
+        Raises:
+            ConfigError: A number is missing or not finite.
+        """
         needed = [*(objective.name for objective in self.objectives), *(limit.name for limit in self.limits)]
         missing = [name for name in needed if name not in metrics]
         if missing:
@@ -294,7 +308,7 @@ class Search:
             same = before.get(self._key(config))
             if same is not None and same.state == TrialState.COMPLETE:
                 trial.set_user_attr(_COPY, same.number)
-                trial.set_user_attr(_METRICS, same.user_attrs[_METRICS])
+                trial.set_user_attr(METRICS, same.user_attrs[METRICS])
                 return list(same.values)
             if same is not None or len(before) >= evaluations:
                 raise optuna.TrialPruned
@@ -312,7 +326,7 @@ class Search:
                     raise
                 late.clear()
         if repeats > 1:
-            self._tell_apart(evaluate, repeats)
+            tell_apart(self, evaluate, repeats)
 
     def _measured(
         self, trial: optuna.Trial, config: Config, evaluate: Evaluate, late: list[int]
@@ -335,59 +349,6 @@ class Search:
             self.study.enqueue_trial(trial.params)
             raise
 
-    def _tell_apart(self, evaluate: Evaluate, repeats: int) -> None:
-        """Measure points of the front and their rivals again, each time as a trial of its own."""
-        while True:
-            take_up_stale(self.study)
-            running = self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
-            running = [trial for trial in running if AGAIN in trial.user_attrs]
-            self._free_the_silent(running)
-            held = {trial.user_attrs[AGAIN] for trial in running}
-            wanted = self._unclear(repeats)
-            free = [point for point in wanted if point.number not in held]
-            if free:
-                self._again(free[0], evaluate)
-            elif held:
-                time.sleep(_PATIENCE_S)
-            else:
-                return
-
-    def _unclear(self, repeats: int) -> list[Found]:
-        points = [point for point in self.found() if point.feasible]
-        signs = np.array([-1.0 if objective.maximize else 1.0 for objective in self.objectives])
-        measured = [
-            np.array([[one[objective.name] for objective in self.objectives] for one in point.measurements])
-            for point in points
-        ]
-        return [points[place] for place in to_repeat([values * signs for values in measured], repeats)]
-
-    def _again(self, point: Found, evaluate: Evaluate) -> None:
-        """Measure a point again, unless another worker has just begun to."""
-        storage, count = self.study._storage, len(point.measurements)
-        template = create_trial(
-            state=TrialState.RUNNING,
-            params=params_of(self.space, point.config),
-            distributions=self.distributions,
-            user_attrs={_CONFIG: point.config.to_json(), AGAIN: point.number, _ROUND: count},
-        )
-        identity = storage.create_new_trial(self.study._study_id, template)
-        number = storage.get_trial_number_from_id(identity)
-        with get_heartbeat_thread(identity, storage):
-            states = (TrialState.RUNNING, TrialState.COMPLETE)
-            others = self.study.get_trials(deepcopy=False, states=states)
-            same = [t for t in others if t.number < number and t.user_attrs.get(AGAIN) == point.number]
-            if any(other.user_attrs[_ROUND] >= count for other in same):
-                self.study.tell(number, state=TrialState.PRUNED)
-                return
-            try:
-                values = self._checked(evaluate(point.config))
-            except BaseException:
-                self.study.tell(number, state=TrialState.FAIL)
-                raise
-            with suppress(UpdateFinishedTrialError):  # it took so long that it counts as dead
-                storage.set_trial_user_attr(identity, _METRICS, values)
-                self.study.tell(number, [values[objective.name] for objective in self.objectives])
-
     def _wait_for_room(self, evaluations: int, progress: Callable[[int, int], None] | None) -> bool:
         """Tell whether a point is left to evaluate; wait while other workers are at the last ones."""
         while True:
@@ -401,10 +362,14 @@ class Search:
                 return True
             time.sleep(_PATIENCE_S)
             take_up_stale(self.study)
-            self._free_the_silent(running)
+            self.free_the_silent(running)
 
-    def _free_the_silent(self, running: Sequence[FrozenTrial]) -> None:
-        """Put in line again what a worker held that died before its first sign of life."""
+    def free_the_silent(self, running: Sequence[FrozenTrial]) -> None:
+        """Put in line again what a worker held that died before its first sign of life.
+
+        Args:
+            running: Trials that run.
+        """
         for trial in without_sign_of_life(self._storage, running):
             with suppress(ValueError, UpdateFinishedTrialError):  # another worker was quicker
                 self.study.tell(trial.number, state=TrialState.FAIL)
@@ -421,12 +386,12 @@ class Search:
         while True:
             trials = self.study.get_trials(deepcopy=False)
             earlier = [t for t in trials if t.state == TrialState.RUNNING and t.number < number]
-            silent = [trial for trial in earlier if _CONFIG not in trial.user_attrs]
+            silent = [trial for trial in earlier if CONFIG not in trial.user_attrs]
             if not silent:
                 break
             time.sleep(_SHORT_S)
             take_up_stale(self.study)
-            self._free_the_silent(silent)
+            self.free_the_silent(silent)
         held: dict[str, FrozenTrial] = {}
         for trial in trials:
             if trial.state == TrialState.COMPLETE and not _is_more(trial):
@@ -439,7 +404,7 @@ class Search:
         return (config if self.canonical is None else self.canonical(config)).digest()
 
     def _config_of(self, trial: FrozenTrial) -> Config:
-        return self.space.check(Config.from_json(trial.user_attrs[_CONFIG]))
+        return self.space.check(Config.from_json(trial.user_attrs[CONFIG]))
 
     def found(self) -> list[Found]:
         """Return every evaluated point, in the order of their trials; copies of a point are left out."""
@@ -452,7 +417,7 @@ class Search:
         return [self._found(trials) for trials in measured.values()]
 
     def _found(self, trials: Sequence[FrozenTrial]) -> Found:
-        measurements = tuple(trial.user_attrs[_METRICS] for trial in trials)
+        measurements = tuple(trial.user_attrs[METRICS] for trial in trials)
         metrics = measurements[0]
         if len(measurements) > 1:
             shared = [name for name in metrics if all(name in more for more in measurements)]
@@ -467,13 +432,15 @@ class Search:
 
 
 class _Excess:
-    """By how much a finished trial breaks each limit."""
+    """By how much a finished trial breaks each limit; one that measured nothing breaks all."""
 
     def __init__(self, limits: Sequence[Limit]) -> None:
         self.limits = tuple(limits)
 
     def __call__(self, trial: FrozenTrial) -> list[float]:
-        metrics = trial.user_attrs[_METRICS]
+        if METRICS not in trial.user_attrs:
+            return [1.0] * len(self.limits)
+        metrics = trial.user_attrs[METRICS]
         return [limit.excess(metrics[limit.name]) for limit in self.limits]
 
 
