@@ -12,7 +12,6 @@ from brickyard.core.decision import Choice
 from brickyard.core.errors import ConfigError
 from brickyard.core.space import Space
 from brickyard.search import Search, run
-from brickyard.search.storage import open_storage
 
 SMALL = Space([Choice("depth", [1, 2, 3, 4])])
 
@@ -134,6 +133,25 @@ def test_a_trial_that_is_not_evaluated_says_nothing_of_limits(sampler):
     assert len(search.found()) == 3
 
 
-def test_heartbeats_have_a_length(tmp_path):
-    with pytest.raises(ConfigError, match="heartbeat_s = 0 must be at least 1"):
-        open_storage(tmp_path / "a.db", heartbeat_s=0)
+def test_a_point_in_line_is_left_to_who_takes_it_up():
+    search = Search(space=SMALL, objectives=["error"], storage=InMemoryStorage(), sampler="random")
+    search.seed_with([{"depth": 2}])
+    assert [trial.number for trial in search._before(1).values()] == [0]
+    assert search._before(0) == {}
+
+
+def test_who_was_taken_for_dead_before_the_evaluation_goes_on(tmp_path):
+    search = Search(space=SMALL, objectives=["error"], storage=tmp_path / "a.db", sampler="random")
+    before, dead = search._before, []
+
+    def slow(number):
+        if not dead:
+            dead.append(number)
+            Search(space=SMALL, objectives=["error"], storage=tmp_path / "a.db").study.tell(
+                number, state=optuna.trial.TrialState.FAIL
+            )
+        return before(number)
+
+    search._before = slow
+    search.run(lambda config: {"error": float(config["depth"])}, evaluations=4)
+    assert len(search.found()) == 4

@@ -107,6 +107,7 @@ def _evolved(
         raise MissingExtraError("pymoo", extra="search") from None
 
     draw = genes.draw if domains is None else domains.draw
+    met = [draw(_KEPT // 4, rng)]
     columns = len(genes.columns)
     problem = Problem(
         n_var=columns, n_obj=num_objectives, xl=np.zeros(columns), xu=np.maximum(genes.sizes - 1, 1)
@@ -120,7 +121,6 @@ def _evolved(
         termination=MaximumGenerationTermination(_GENERATIONS),
     )
     algorithm.setup(problem, seed=int(rng.integers(2**31)), verbose=False)
-    met = [draw(_KEPT // 4, rng)]
     while algorithm.has_next():
         population = algorithm.ask()
         rows = population.get("X").astype(float)

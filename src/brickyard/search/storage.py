@@ -7,11 +7,13 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import optuna
 from optuna.storages import BaseStorage, RDBStorage, RetryHeartbeatStaleTrialCallback, fail_stale_trials
 from optuna.trial import FrozenTrial
-from sqlalchemy import text
+from sqlalchemy import event, text
+from sqlalchemy.engine import Connection, Engine
 
 from brickyard.core.errors import ConfigError, MissingExtraError
 
@@ -56,7 +58,7 @@ def open_storage(
     address = name if "://" in name else f"sqlite:///{name}"
     try:
         with quiet_experiments():
-            return RDBStorage(
+            opened = RDBStorage(
                 address,
                 engine_kwargs={"connect_args": {"timeout": 60}} if address.startswith("sqlite") else None,
                 heartbeat_interval=heartbeat_s,
@@ -67,6 +69,26 @@ def open_storage(
         if not address.startswith("postgres"):
             raise
         raise MissingExtraError("psycopg", extra="postgres") from None
+    if address.startswith("sqlite"):
+        _take_turns(opened.engine)
+    return opened
+
+
+def _take_turns(engine: Engine) -> None:
+    """Let SQLite lock before it reads what it is going to change, as other databases do row by row.
+
+    Without, two workers that read at once that a trial waits would both begin it.
+    """
+
+    @event.listens_for(engine, "connect")
+    def plain(connection: Any, record: Any) -> None:
+        connection.isolation_level = None  # the driver begins transactions late; see the next one
+
+    @event.listens_for(engine, "begin")
+    def begin(connection: Connection) -> None:
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+    engine.dispose()  # connections from before
 
 
 def take_up_stale(study: optuna.Study) -> None:

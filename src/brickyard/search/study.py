@@ -303,16 +303,11 @@ class Search:
         late: list[int] = []
 
         def one(trial: optuna.Trial) -> list[float]:
-            config = self._config(trial)
-            before = self._before(trial.number)
-            same = before.get(self._key(config))
-            if same is not None and same.state == TrialState.COMPLETE:
-                trial.set_user_attr(_COPY, same.number)
-                trial.set_user_attr(METRICS, same.user_attrs[METRICS])
-                return list(same.values)
-            if same is not None or len(before) >= evaluations:
-                raise optuna.TrialPruned
-            return self._measured(trial, config, evaluate, late)
+            try:
+                return self._evaluated(trial, evaluate, evaluations)
+            except UpdateFinishedTrialError:  # so long without a sign of life that another has the point now
+                late.append(trial.number)
+                raise
 
         def after(study: optuna.Study, trial: FrozenTrial) -> None:
             if not self._wait_for_room(evaluations, progress):
@@ -328,20 +323,22 @@ class Search:
         if repeats > 1:
             tell_apart(self, evaluate, repeats)
 
-    def _measured(
-        self, trial: optuna.Trial, config: Config, evaluate: Evaluate, late: list[int]
-    ) -> list[float]:
-        """Evaluate a config; where that fails or is interrupted, put it first in line.
-
-        Where it took so long without a sign of life that another worker has the point now, what it gave is
-        dropped, and the number of the trial is written to `late`.
-        """
+    def _evaluated(self, trial: optuna.Trial, evaluate: Evaluate, evaluations: int) -> list[float]:
+        """Evaluate the point of a trial, unless it is known, another worker is at it, or there is no room."""
+        config = self._config(trial)
+        before = self._before(trial.number)
+        same = before.get(self._key(config))
+        if same is not None and same.state == TrialState.COMPLETE:
+            trial.set_user_attr(_COPY, same.number)
+            trial.set_user_attr(METRICS, same.user_attrs[METRICS])
+            return list(same.values)
+        if same is not None or len(before) >= evaluations:
+            raise optuna.TrialPruned
         try:
             return self._keep(trial, evaluate(config))
         except UpdateFinishedTrialError:
-            late.append(trial.number)
             raise
-        except Exception:
+        except Exception:  # the point is put first in line
             self.study.enqueue_trial(trial.params)
             raise
         except KeyboardInterrupt:
@@ -378,26 +375,28 @@ class Search:
                     self.study.enqueue_trial(known)  # type: ignore[arg-type]
 
     def _before(self, number: int) -> dict[str, FrozenTrial]:
-        """Return the points that earlier trials hold or evaluate, by key.
+        """Return the points that earlier trials hold, evaluate or wait to evaluate, by key.
 
         Waits until every earlier trial that runs has said what its point is (the bakery algorithm: the number
         of a trial is its ticket), so that of two workers at the same point exactly one evaluates it.
         """
         while True:
-            trials = self.study.get_trials(deepcopy=False)
-            earlier = [t for t in trials if t.state == TrialState.RUNNING and t.number < number]
-            silent = [trial for trial in earlier if CONFIG not in trial.user_attrs]
+            trials = [t for t in self.study.get_trials(deepcopy=False) if not _is_more(t)]
+            running = [t for t in trials if t.state == TrialState.RUNNING and t.number < number]
+            silent = [trial for trial in running if CONFIG not in trial.user_attrs]
             if not silent:
                 break
             time.sleep(_SHORT_S)
             take_up_stale(self.study)
             self.free_the_silent(silent)
+        waiting = [t for t in trials if t.state == TrialState.WAITING and t.number < number]
+        waiting = [trial for trial in waiting if set(self.distributions) <= set(_fixed(trial))]
+        done = [trial for trial in trials if trial.state == TrialState.COMPLETE]
         held: dict[str, FrozenTrial] = {}
-        for trial in trials:
-            if trial.state == TrialState.COMPLETE and not _is_more(trial):
-                held[self._key(self._config_of(trial))] = trial
-        for trial in earlier:
+        for trial in (*done, *running):
             held.setdefault(self._key(self._config_of(trial)), trial)
+        for trial in waiting:
+            held.setdefault(self._key(config_of(self.space, _fixed(trial))), trial)
         return held
 
     def _key(self, config: Config) -> str:
