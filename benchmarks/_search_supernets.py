@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import inspect
 import json
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -166,14 +165,13 @@ def warm_start(ledger: Ledger, first: Problem, second: Problem, *, seeds: Sequen
     """
     from optuna.storages import InMemoryStorage
 
+    from brickyard.search import WarmStart
+
     for seed in seeds:
         storage = InMemoryStorage()
         _search(first, seed, storage=storage, name="first")
-        settings = _start_from(storage, "first")
-        if settings is None:
-            say("   brickyard.search.run takes no warm_start here; nothing is measured")
-            return
-        cold, warm = _search(second, seed), _search(second, seed, **settings)
+        earlier = WarmStart(storage=storage, name="first")
+        cold, warm = _search(second, seed), _search(second, seed, warm_start=earlier)
         goal = _LEVEL * cold[-1]
         counts = [int(np.argmax(v >= goal)) + 1 if v[-1] >= goal else float("inf") for v in (cold, warm)]
         more = {"group": f"{first.name} to {second.name}", "seed": seed, "count": _COLD_CELLS}
@@ -185,17 +183,6 @@ def warm_start(ledger: Ledger, first: Problem, second: Problem, *, seeds: Sequen
         ):
             ledger.add("warm-start", OURS, metric, value, note=note, **more)
         say(f"   seed {seed}: cold {counts[0]}, warm {counts[1]}")
-
-
-def _start_from(storage: Any, name: str) -> dict[str, Any] | None:
-    """Return what `run` is told to start from a study; None where it knows no warm start."""
-    import optuna
-
-    from brickyard.search import run
-
-    if "warm_start" not in inspect.signature(run).parameters:
-        return None
-    return {"warm_start": optuna.load_study(study_name=name, storage=storage)}
 
 
 def _search(problem: Problem, seed: int, **more: Any) -> Values:

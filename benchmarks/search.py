@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Callable, Sequence
-from importlib.util import find_spec
 from pathlib import Path
 
 import _adaptor
@@ -121,10 +120,7 @@ def kills(ledger: Ledger) -> None:
     Args:
         ledger: Takes the rows: every number that `_kills.kills` gives, `kills_lost` among them.
     """
-    if find_spec("_kills") is None:
-        say("   benchmarks/_kills.py is not there")
-        return
-    from _kills import kills as measure  # type: ignore[import-not-found]
+    from _kills import kills as measure
 
     for metric, value in measure().items():
         ledger.add("kills", OURS, metric, value)

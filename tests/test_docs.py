@@ -76,3 +76,10 @@ def test_python_of_the_readme_runs(tmp_path, monkeypatch, capsys):
     for block in blocks(ROOT / "README.md", "python"):
         exec(compile(block, "README.md", "exec"), {})
     assert "red_circle/model.onnx" in capsys.readouterr().out
+
+
+def test_python_of_the_search_page_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, object] = {}
+    for block in blocks(ROOT / "docs" / "search.md", "python"):
+        exec(compile(block, "search.md", "exec"), names)

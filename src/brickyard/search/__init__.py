@@ -16,7 +16,9 @@ if TYPE_CHECKING:
     from brickyard.search.front import Result
     from brickyard.search.objective import Limit, Objective
     from brickyard.search.sampler import LinasSampler
-    from brickyard.search.study import SAMPLERS, Found, SamplerSettings, Search
+    from brickyard.search.samplers import SAMPLERS, SamplerSettings
+    from brickyard.search.study import Found, Search
+    from brickyard.search.transfer import WarmStart
 
 _PLACES = {
     "run": "entry",
@@ -24,10 +26,11 @@ _PLACES = {
     "Objective": "objective",
     "Limit": "objective",
     "LinasSampler": "sampler",
-    "SAMPLERS": "study",
+    "SAMPLERS": "samplers",
     "Found": "study",
-    "SamplerSettings": "study",
+    "SamplerSettings": "samplers",
     "Search": "study",
+    "WarmStart": "transfer",
 }
 
 __all__ = [
@@ -39,6 +42,7 @@ __all__ = [
     "Result",
     "SamplerSettings",
     "Search",
+    "WarmStart",
     "run",
 ]
 
@@ -52,6 +56,6 @@ def __getattr__(name: str) -> Any:
     try:
         return getattr(import_module(f"{__name__}.{_PLACES[name]}"), name)
     except ModuleNotFoundError as error:
-        if error.name in ("optuna", "pymoo", "scipy", "sklearn"):
+        if error.name in ("optuna", "pymoo", "scipy", "sklearn", "sqlalchemy"):
             raise MissingExtraError(error.name, extra="search") from None
         raise

@@ -15,6 +15,7 @@ import numpy.typing as npt
 from brickyard.core.errors import MissingExtraError
 from brickyard.search.fronts import Values
 from brickyard.search.genes import Genes, Rows
+from brickyard.search.narrow import Domains
 
 _LISTED = 20_000
 _SCORED = 2500
@@ -31,6 +32,7 @@ def candidates(
     num_objectives: int,
     known: Rows,
     rng: np.random.Generator,
+    domains: Domains | None = None,
 ) -> Rows:
     """Collect points that may be worth measuring.
 
@@ -41,16 +43,17 @@ def candidates(
         num_objectives: How many of the targets are objectives.
         known: Genes of points that are left out.
         rng: Source of all draws.
+        domains: Where the candidates come from, as long as anything is left there; None for the whole space.
 
     Returns:
         Genes `[candidates, columns]`, each once.
     """
     count = genes.count
     if count is not None and count <= _LISTED:
-        free = _without(genes.all(), known)
+        free = _within(domains, without(genes.all(), known))
         return free if len(free) <= _SCORED else _part(free, best, rng)
-    met = [genes.draw(_KEPT // 4, rng), *_evolved(genes, predict, best, num_objectives, rng)]
-    free = _without(np.unique(np.vstack(met), axis=0), known)
+    met = [*_evolved(genes, predict, best, num_objectives=num_objectives, domains=domains, rng=rng)]
+    free = _within(domains, without(np.unique(np.vstack(met), axis=0), known))
     return np.asarray(rng.permutation(free)[:_KEPT]) if len(free) > _KEPT else free
 
 
@@ -65,7 +68,18 @@ def _part(free: Rows, best: Rows, rng: np.random.Generator) -> Rows:
     return found
 
 
-def _without(rows: Rows, known: Rows) -> Rows:
+def _within(domains: Domains | None, rows: Rows) -> Rows:
+    held = np.ones(len(rows), dtype=bool) if domains is None else domains.hold(rows)
+    return rows[held] if held.any() else rows
+
+
+def without(rows: Rows, known: Rows) -> Rows:
+    """Leave out points that are known.
+
+    Args:
+        rows: Genes, `[points, columns]`.
+        known: Genes of those to leave out, `[points, columns]`.
+    """
     taken = {row.tobytes() for row in np.ascontiguousarray(known, dtype=float)}
     rows = np.ascontiguousarray(rows, dtype=float)
     free: Rows = rows[np.array([row.tobytes() not in taken for row in rows], dtype=bool)]
@@ -76,10 +90,12 @@ def _evolved(
     genes: Genes,
     predict: Callable[[Rows], Values],
     best: Rows,
+    *,
     num_objectives: int,
+    domains: Domains | None,
     rng: np.random.Generator,
 ) -> list[Rows]:
-    """Return the populations of a search on predictions."""
+    """Return the populations of a search on predictions, and points drawn at random."""
     try:
         from pymoo.algorithms.moo.nsga2 import NSGA2
         from pymoo.core.evaluator import Evaluator
@@ -90,20 +106,21 @@ def _evolved(
     except ImportError:
         raise MissingExtraError("pymoo", extra="search") from None
 
+    draw = genes.draw if domains is None else domains.draw
+    met = [draw(_KEPT // 4, rng)]
     columns = len(genes.columns)
     problem = Problem(
         n_var=columns, n_obj=num_objectives, xl=np.zeros(columns), xu=np.maximum(genes.sizes - 1, 1)
     )
-    start = np.vstack([best[:_POPULATION], genes.draw(max(2, _POPULATION - len(best)), rng)])
+    start = np.vstack([best[:_POPULATION], draw(max(2, _POPULATION - len(best)), rng)])
     algorithm = NSGA2(
         pop_size=_POPULATION,
         sampling=start,
         crossover=UX(),
-        mutation=_mutation(genes, rng),
+        mutation=_mutation(genes, draw, rng),
         termination=MaximumGenerationTermination(_GENERATIONS),
     )
     algorithm.setup(problem, seed=int(rng.integers(2**31)), verbose=False)
-    met = []
     while algorithm.has_next():
         population = algorithm.ask()
         rows = population.get("X").astype(float)
@@ -117,7 +134,9 @@ def _evolved(
     return met
 
 
-def _mutation(genes: Genes, rng: np.random.Generator) -> object:
+def _mutation(
+    genes: Genes, draw: Callable[[int, np.random.Generator], Rows], rng: np.random.Generator
+) -> object:
     from pymoo.core.mutation import Mutation
 
     class Redraw(Mutation):  # type: ignore[misc]
@@ -127,7 +146,7 @@ def _mutation(genes: Genes, rng: np.random.Generator) -> object:
             self, problem: object, rows: npt.NDArray[np.float64], **more: object
         ) -> npt.NDArray[np.float64]:
             rows = rows.astype(float)
-            fresh = genes.draw(len(rows), rng)
+            fresh = draw(len(rows), rng)
             chosen = rng.random(rows.shape) < 1.0 / rows.shape[1]
             moved = rows + rng.choice([-1.0, 1.0], rows.shape)
             ordered = np.array([gene.ordered for gene in genes.columns]) & (genes.sizes > 0)

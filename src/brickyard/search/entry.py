@@ -20,7 +20,9 @@ from brickyard.search.model import Features
 from brickyard.search.objective import Objective
 from brickyard.search.params import params_of
 from brickyard.search.predictors import GaussianProcess, held_out
-from brickyard.search.study import Evaluate, SamplerSettings, Search
+from brickyard.search.samplers import SamplerSettings
+from brickyard.search.study import Evaluate, Search
+from brickyard.search.transfer import WarmStart
 from brickyard.search.workers import run_workers
 
 if TYPE_CHECKING:
@@ -46,6 +48,9 @@ def run(
     canonical: Callable[[Config], Config] | None = None,
     startup: int = 15,
     batch_size: int = 10,
+    warm_start: WarmStart | None = None,
+    narrow: bool = False,
+    repeats: int = 1,
     workers: int = 1,
     seed: int = 0,
     progress: Callable[[int, int], None] | None = None,
@@ -72,6 +77,11 @@ def run(
         canonical: From a config to one that computes the same; such are evaluated once.
         startup: Evaluations at random before predictors are asked.
         batch_size: Points from one fit of the predictors.
+        warm_start: An earlier study of the same space, such as one on another device, to learn from; points
+            of its front are evaluated first, in place of the extremes and of points at random.
+        narrow: Whether `linas` narrows the domains to what the front shows, see `brickyard.search.narrow`.
+        repeats: Most measurements of a point. Above 1, points of the front and their rivals are measured
+            again in the end until noise cannot have put them there; see `brickyard.search.repeats`.
         workers: Processes that evaluate; above 1 they need a storage, and `evaluate` a place at the top of a
             module.
         seed: Seed of the draws.
@@ -103,17 +113,25 @@ def run(
         "name": name,
         "sampler": sampler,
         "settings": SamplerSettings(
-            seed=seed, encodings=features, reference=reference, startup=startup, batch_size=batch_size
+            seed=seed,
+            encodings=features,
+            reference=reference,
+            startup=startup,
+            batch_size=batch_size,
+            narrow=narrow,
         ),
         "canonical": canonical,
+        "warm_start": warm_start,
     }
     search = Search(**settings)
-    if extremes:
+    if extremes and warm_start is None:
         search.seed_with([space.largest(), space.smallest()])
     if workers == 1:
-        search.run(evaluate, evaluations=evaluations, progress=progress)
+        search.run(evaluate, evaluations=evaluations, repeats=repeats, progress=progress)
     else:
-        run_workers(settings, evaluate, evaluations=evaluations, workers=workers, progress=progress)
+        run_workers(
+            settings, evaluate, evaluations=evaluations, workers=workers, repeats=repeats, progress=progress
+        )
     return result_of(search, encodings=features, seed=seed)
 
 

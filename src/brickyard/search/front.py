@@ -131,7 +131,13 @@ class Result:
             "limits": [{"name": m.name, "bound": m.bound, "at_least": m.at_least} for m in self.limits],
             "evaluations": len(self.points),
             "front": [
-                {"number": p.number, "config": dict(p.config), "metrics": dict(p.metrics)} for p in self.front
+                {
+                    "number": p.number,
+                    "config": dict(p.config),
+                    "metrics": dict(p.metrics),
+                    "measurements": len(p.measurements),
+                }
+                for p in self.front
             ],
             "predictors": [{"objective": p.objective, **vars(p.quality)} for p in self.predicted],
         }

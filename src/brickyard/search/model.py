@@ -11,6 +11,7 @@ from brickyard.core.errors import ConfigError
 from brickyard.search.genes import Genes, Rows
 from brickyard.search.predictors.base import PREDICTORS, Array, Predictor, Together, together
 from brickyard.search.predictors.select import Quality, select
+from brickyard.search.transfer import Bridge, Certain, Earlier
 from brickyard.search.warp import Warp, half_rank
 
 Features = Mapping[str, Callable[[Genes, Rows], Array]]
@@ -41,20 +42,32 @@ class Model:
         encodings: Encodings to choose from, by name.
         predictors: Names of predictors to choose from.
         seed: Seed of folds and predictors.
+        earlier: Points of an earlier study and what it measured there, to learn from too; see
+            `brickyard.search.transfer`.
 
     Attributes:
         qualities: How well every choice did when the last one was made, the best first.
         views: What it predicts by, the best first.
     """
 
-    def __init__(self, genes: Genes, *, encodings: Features, predictors: Sequence[str], seed: int) -> None:
+    def __init__(
+        self,
+        genes: Genes,
+        *,
+        encodings: Features,
+        predictors: Sequence[str],
+        seed: int,
+        earlier: Earlier | None = None,
+    ) -> None:
         if not encodings or not predictors:
             raise ConfigError("a model needs at least one encoding and one predictor")
-        self.genes, self.encodings, self.seed = genes, dict(encodings), seed
+        self.genes, self.seed, self.earlier = genes, seed, earlier
+        self.encodings = dict(encodings)
         self.makers = {name: PREDICTORS[name] for name in predictors}
         self.qualities: list[Quality] = []
         self.views = [View(next(iter(self.encodings)), next(iter(self.makers.values()))(seed))]
         self._warp: Warp | None = None
+        self._bridge: Bridge | None = None
         self._selected = self._tuned = 0
 
     def fit(self, rows: Rows, values: Array) -> Array:
@@ -67,22 +80,26 @@ class Model:
         Returns:
             The values as it learns them; the order of points is the same.
         """
+        count = len(rows)
+        self._bridge = None if self.earlier is None else self.earlier.bridge(rows, values)
+        if self._bridge is not None:
+            rows, values = self._bridge.joined(rows, values)
         self._warp = half_rank(values)
         target = self._warp(values)
         choices = len(self.makers) * len(self.encodings)
         settled = bool(self._selected) and len(rows) >= _SETTLED
         if choices > 1 and not settled and len(rows) >= _SELECT_AGAIN * self._selected:
-            self._select(rows, target)
-        tune = len(rows) >= _TUNE_AGAIN * self._tuned
+            self._select(rows, target, count)
+        tune = count >= _TUNE_AGAIN * self._tuned
         if tune:
-            self._tuned = len(rows)
+            self._tuned = count
         for view in self.views:
-            view.predictor.fit(self.encodings[view.encoding](self.genes, rows), target, tune=tune)
-        return target
+            view.predictor.fit(self._features(view.encoding, rows, count), target, tune=tune)
+        return target[:count]
 
-    def _select(self, rows: Rows, target: Array) -> None:
+    def _select(self, rows: Rows, target: Array, count: int) -> None:
         self._selected, self._tuned = len(rows), 0
-        features = {name: encode(self.genes, rows) for name, encode in self.encodings.items()}
+        features = {name: self._features(name, rows, count) for name in self.encodings}
         makers = {name: (lambda make=make: make(self.seed)) for name, make in self.makers.items()}
         self.qualities = select(makers, features, target, seed=self.seed)
         least = self.qualities[0].rank_interval[0]
@@ -93,6 +110,11 @@ class Model:
     def view(self, place: int) -> View:
         """Return the view whose turn it is, counted round."""
         return self.views[place % len(self.views)]
+
+    def _features(self, encoding: str, rows: Rows, count: int) -> Array:
+        """Encode points; the first ones are of this study, what comes after of the earlier one."""
+        found = self.encodings[encoding](self.genes, rows)
+        return found if self._bridge is None else self._bridge.features(found, count)
 
     def warp(self, values: Array) -> Array:
         """Return values as they are learnt."""
@@ -109,14 +131,19 @@ class Model:
         Returns:
             Means and standard deviations, `[points]` each.
         """
-        view = self.view(place)
-        return view.predictor.predict(self.encodings[view.encoding](self.genes, rows))
+        found = self._by(self.view(place), rows)
+        return found.mean, found.deviation
 
     def together(self, rows: Rows) -> list[Together]:
         """Predict points so that some can be supposed known, by each of the views."""
-        return [
-            together(view.predictor, self.encodings[view.encoding](self.genes, rows)) for view in self.views
-        ]
+        return [self._by(view, rows) for view in self.views]
+
+    def _by(self, view: View, rows: Rows) -> Together:
+        found = together(view.predictor, self._features(view.encoding, rows, len(rows)))
+        if self._bridge is None:
+            return found
+        known, values = self._bridge.known(rows)
+        return Certain(found, known, self.warp(values)) if known.any() else found
 
 
 def stack(parts: Sequence[Array]) -> Array:

@@ -15,11 +15,13 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.special import ndtr
 
-from brickyard.search.candidates import candidates
+from brickyard.search.candidates import candidates, without
 from brickyard.search.fronts import Values, boxes, non_dominated
 from brickyard.search.genes import Genes, Rows
 from brickyard.search.improvement import expected_improvement
 from brickyard.search.model import Features, Model, stack
+from brickyard.search.narrow import Domains
+from brickyard.search.transfer import Earlier, told_first
 
 _SHORTLIST = 300
 _MARGIN = 0.1
@@ -55,6 +57,8 @@ class Proposer:
         predictors: Names of predictors to choose from.
         reference: Worst values that count, one for each objective, None to follow from what was measured.
         seed: Seed of all draws.
+        earlier: What an earlier study tells of each objective and constraint; None without one.
+        narrow: Whether the domains shrink to what the front shows, see `brickyard.search.narrow`.
 
     Attributes:
         models: One for each objective, then one for each constraint.
@@ -70,12 +74,16 @@ class Proposer:
         predictors: Sequence[str],
         reference: Sequence[float] | None = None,
         seed: int = 0,
+        earlier: Sequence[Earlier | None] | None = None,
+        narrow: bool = False,
     ) -> None:
+        self.narrow = narrow
+        self.earlier = [told for told in earlier or () if told is not None]
         self.genes, self.num_objectives = genes, num_objectives
         self.reference = None if reference is None else np.asarray(reference, dtype=float)
         self.models = [
-            Model(genes, encodings=encodings, predictors=predictors, seed=seed)
-            for _ in range(num_objectives + num_limits)
+            Model(genes, encodings=encodings, predictors=predictors, seed=seed, earlier=told)
+            for told in earlier or [None] * (num_objectives + num_limits)
         ]
 
     def __call__(self, known: Measured, count: int, rng: np.random.Generator) -> Rows:
@@ -99,14 +107,18 @@ class Proposer:
         met = (known.limits <= 0).all(1)
         front = targets[met]
         front = front[non_dominated(front)]
-        free = candidates(
-            self.genes,
-            predict=lambda rows: stack([model.predict(rows)[0] for model in self.models]),
-            best=known.rows[met][non_dominated(targets[met])],
-            num_objectives=self.num_objectives,
-            known=np.vstack([known.rows, known.pending, known.refused]),
-            rng=rng,
-        )
+        taken = np.vstack([known.rows, known.pending, known.refused])
+        free = without(told_first(self.earlier, len(known.rows)), taken)
+        if not len(free):
+            free = candidates(
+                self.genes,
+                domains=Domains(self.genes, known.rows[met], targets[met]) if self.narrow else None,
+                predict=lambda rows: stack([model.predict(rows)[0] for model in self.models]),
+                best=known.rows[met][non_dominated(targets[met])],
+                num_objectives=self.num_objectives,
+                known=taken,
+                rng=rng,
+            )
         if not len(free):
             return free
         shortlist, reference = self._shortlist(free, front, targets)

@@ -15,8 +15,10 @@ from optuna.trial import FrozenTrial, TrialState
 
 from brickyard.core.errors import ConfigError
 from brickyard.search.encodings import ENCODINGS
+from brickyard.search.fronts import Values
 from brickyard.search.genes import Genes, Rows
 from brickyard.search.propose import Measured, Proposer
+from brickyard.search.transfer import Lesson
 
 if TYPE_CHECKING:
     from optuna.study import Study
@@ -42,6 +44,8 @@ class LinasSampler(BaseSampler):
             quickest, and the best on most spaces.
         reference: Worst values that count, one for each objective; None to follow from the evaluations.
         constraints_func: Gives numbers of a finished trial, all of them at most 0 where it is to be counted.
+        warm_start: What an earlier study measured in the same space, to learn from too.
+        narrow: Whether the domains shrink to what the front shows, see `brickyard.search.narrow`.
         seed: Seed of all draws; None for one of the system.
 
     Raises:
@@ -57,6 +61,8 @@ class LinasSampler(BaseSampler):
         predictors: Sequence[str] = ("gaussian",),
         reference: Sequence[float] | None = None,
         constraints_func: Constraints | None = None,
+        warm_start: Lesson | None = None,
+        narrow: bool = False,
         seed: int | None = None,
     ) -> None:
         if startup < 2 or batch_size < 1:
@@ -67,6 +73,7 @@ class LinasSampler(BaseSampler):
         self.encodings: Features = encodings or {name: ENCODINGS[name] for name in ENCODINGS}
         self.predictors = tuple(predictors)
         self.reference, self.constraints_func = reference, constraints_func
+        self.warm_start, self.narrow = warm_start, narrow
         self.seed = int(np.random.SeedSequence().entropy) % 2**32 if seed is None else seed  # type: ignore[arg-type]
         self._random = RandomSampler(seed=self.seed)
         self._spaces = IntersectionSearchSpace()
@@ -118,6 +125,13 @@ class LinasSampler(BaseSampler):
                     "objectives"
                 )
             reference = [float(value) for value in np.array(self.reference) * _signs(study)]
+        earlier = None if self.warm_start is None else self.warm_start.earlier(genes)
+        if earlier is not None and len(earlier) != len(study.directions) + num_limits:
+            raise ConfigError(
+                f"warm_start tells of {len(earlier)} numbers; the study has {len(study.directions)} "
+                f"objectives and {num_limits} constraints; give None for what the earlier study lacks",
+                path="warm_start",
+            )
         return Proposer(
             genes,
             num_objectives=len(study.directions),
@@ -126,6 +140,8 @@ class LinasSampler(BaseSampler):
             predictors=self.predictors,
             reference=reference,
             seed=self.seed,
+            earlier=earlier,
+            narrow=self.narrow,
         )
 
     def _next(self, known: Measured, rng: np.random.Generator) -> Rows | None:
@@ -159,10 +175,15 @@ class LinasSampler(BaseSampler):
                 refused.append(other.params)
         values = np.array([found.values for found in measured], dtype=float) * _signs(study)
         limits = [self._limits(found) for found in measured]
+        rows, values, bounds = _means(
+            genes.rows([found.params for found in measured]),
+            values.reshape(len(measured), len(study.directions)),
+            np.array(limits, dtype=float).reshape(len(measured), -1 if measured else 0),
+        )
         return Measured(
-            rows=genes.rows([found.params for found in measured]),
-            values=values.reshape(len(measured), len(study.directions)),
-            limits=np.array(limits, dtype=float).reshape(len(measured), -1 if measured else 0),
+            rows=rows,
+            values=values,
+            limits=bounds,
             pending=genes.rows(pending),
             refused=genes.rows(refused),
         )
@@ -188,6 +209,26 @@ class LinasSampler(BaseSampler):
 
 def _signs(study: Study) -> Any:
     return np.array([-1.0 if way == StudyDirection.MAXIMIZE else 1.0 for way in study.directions])
+
+
+def _means(rows: Rows, values: Values, limits: Values) -> tuple[Rows, Values, Values]:
+    """Keep each point once, with the means of what was measured there, in the order of their first trials."""
+    if len(rows) < 2:
+        return rows, values, limits
+    _, first, places, counts = np.unique(
+        rows, axis=0, return_index=True, return_inverse=True, return_counts=True
+    )
+    if len(first) == len(rows):
+        return rows, values, limits
+    order = np.argsort(first)
+
+    def mean(numbers: Values) -> Values:
+        sums = np.zeros((len(first), numbers.shape[1]))
+        np.add.at(sums, places.reshape(-1), numbers)
+        found: Values = (sums / counts[:, None])[order]
+        return found
+
+    return rows[np.sort(first)], mean(values), mean(limits)
 
 
 def _fresh(genes: Genes, known: Measured, rng: np.random.Generator) -> Rows:

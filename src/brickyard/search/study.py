@@ -9,88 +9,42 @@ from __future__ import annotations
 import json
 import math
 import time
-import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import optuna
-from optuna.samplers import BaseSampler, BruteForceSampler, NSGAIISampler, RandomSampler
-from optuna.storages import BaseStorage, RDBStorage, RetryHeartbeatStaleTrialCallback, fail_stale_trials
+from optuna.exceptions import UpdateFinishedTrialError
+from optuna.samplers import BaseSampler
+from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState
-from sqlalchemy import text
 
 from brickyard.core.config import Config
 from brickyard.core.errors import ConfigError
-from brickyard.core.registry import Registry
 from brickyard.core.space import Space
-from brickyard.search.model import Features
 from brickyard.search.objective import Limit, Objective, limits_of, objectives_of
 from brickyard.search.params import config_of, distributions, params_of
-from brickyard.search.sampler import Constraints, LinasSampler
+from brickyard.search.remeasure import tell_apart
+from brickyard.search.samplers import SAMPLERS, SamplerSettings
+from brickyard.search.storage import (
+    AGAIN,
+    CONFIG,
+    METRICS,
+    open_storage,
+    quiet_experiments,
+    take_up_stale,
+    without_sign_of_life,
+)
+from brickyard.search.transfer import WarmStart, lesson_of
 
 Metrics = Mapping[str, float]
 Evaluate = Callable[[Config], Metrics]
 """From a config to the objectives, the limited numbers and whatever else is worth keeping, by name."""
 
-_METRICS, _CONFIG, _SETUP, _COPY = "metrics", "config", "brickyard", "copy_of"
-_HEARTBEAT_S = 10
+_SETUP, _COPY = "brickyard", "copy_of"
 _PATIENCE_S, _SHORT_S = 0.5, 0.02
-
-
-@dataclass(frozen=True, kw_only=True)
-class SamplerSettings:
-    """What a sampler is built from.
-
-    Attributes:
-        seed: Seed of its draws.
-        constraints: Gives the excesses of a finished trial; None without limits.
-        encodings: Encodings that predictors may see; None for those of every space.
-        reference: Worst values that count, one for each objective; None to follow from the evaluations.
-        startup: Evaluations before predictors are asked.
-        batch_size: Points from one fit.
-    """
-
-    seed: int = 0
-    constraints: Constraints | None = None
-    encodings: Features | None = None
-    reference: Sequence[float] | None = None
-    startup: int = 15
-    batch_size: int = 10
-
-
-SAMPLERS: Registry[Callable[[SamplerSettings], BaseSampler]] = Registry("samplers")
-"""What builds a sampler, by name."""
-
-
-@SAMPLERS.add("linas")
-def _linas(settings: SamplerSettings) -> BaseSampler:
-    return LinasSampler(
-        startup=settings.startup,
-        batch_size=settings.batch_size,
-        encodings=settings.encodings,
-        reference=settings.reference,
-        constraints_func=settings.constraints,
-        seed=settings.seed,
-    )
-
-
-@SAMPLERS.add("nsga2")
-def _nsga2(settings: SamplerSettings) -> BaseSampler:
-    return NSGAIISampler(seed=settings.seed, constraints_func=settings.constraints)
-
-
-@SAMPLERS.add("random")
-def _random(settings: SamplerSettings) -> BaseSampler:
-    return RandomSampler(seed=settings.seed)
-
-
-@SAMPLERS.add("exhaustive")
-def _exhaustive(settings: SamplerSettings) -> BaseSampler:
-    return BruteForceSampler(seed=settings.seed)
 
 
 @dataclass(frozen=True)
@@ -100,14 +54,16 @@ class Found:
     Attributes:
         number: Number of its trial.
         config: The config.
-        metrics: All that its evaluation gave.
+        metrics: All that its evaluation gave; means where it was measured more than once.
         feasible: Whether it keeps every limit.
+        measurements: What each measurement gave, in order.
     """
 
     number: int
     config: Config
     metrics: Metrics
     feasible: bool
+    measurements: tuple[Metrics, ...] = ()
 
 
 class Search:
@@ -123,10 +79,12 @@ class Search:
         sampler: `linas`, `nsga2`, `random` or `exhaustive`, or a sampler of Optuna.
         settings: What a sampler that is given by name is built from; its constraints follow from the limits.
         canonical: From a config to one that computes the same; two that agree there are evaluated once.
+        warm_start: An earlier study of the same space. Points of its front come first, in place of those at
+            random; `linas` learns from all that it measured under the names of this search.
 
     Raises:
-        ConfigError: The objectives are not legal, or the study in the storage is of another space or other
-            objectives or limits.
+        ConfigError: The objectives are not legal, the study in the storage is of another space or other
+            objectives or limits, or the earlier study is not there, of another space or of other numbers.
     """
 
     def __init__(
@@ -140,6 +98,7 @@ class Search:
         sampler: str | BaseSampler = "linas",
         settings: SamplerSettings | None = None,
         canonical: Callable[[Config], Config] | None = None,
+        warm_start: WarmStart | None = None,
     ) -> None:
         self.space, self.canonical = space, canonical
         self.objectives = objectives_of(objectives)
@@ -148,7 +107,17 @@ class Search:
         settings = settings or SamplerSettings()
         if self.limits:
             settings = replace(settings, constraints=_Excess(self.limits))
-        with _experiments():
+        first: list[Config] = []
+        if warm_start is not None:
+            if warm_start.name == name and str(warm_start.storage) == str(storage):
+                raise ConfigError(
+                    f"warm_start is study {name!r} of the same storage, this search itself; give the search "
+                    "another name",
+                    path="warm_start",
+                    value=name,
+                )
+            settings, first = self._warm(warm_start, settings)
+        with quiet_experiments():
             built = SAMPLERS[sampler](settings) if isinstance(sampler, str) else sampler
         self._storage = open_storage(storage)
         self.study = optuna.create_study(
@@ -159,6 +128,56 @@ class Search:
             load_if_exists=True,
         )
         self._agree()
+        self.seed_with(first)
+
+    @classmethod
+    def stored(cls, storage: str | Path | BaseStorage, name: str, space: Space) -> Search:
+        """Open a study that is in a storage, whatever its objectives and limits are.
+
+        Args:
+            storage: Its storage.
+            name: Its name.
+            space: Its space.
+
+        Raises:
+            ConfigError: It is not there, or of another space.
+        """
+        opened = open_storage(storage)
+        assert opened is not None
+        names = optuna.get_all_study_names(opened)
+        if name not in names:
+            raise ConfigError(
+                f"there is no study {name!r} in the storage; there are {names}", path="name", value=name
+            )
+        setup = optuna.load_study(study_name=name, storage=opened).user_attrs.get(_SETUP, {})
+        if setup.get("space") != json.loads(json.dumps(space.to_json())):
+            raise ConfigError(
+                f"study {name!r} is of another space; it can be read, and learnt from, in its own space only",
+                path="space",
+                value=space.to_json(),
+                allowed=setup.get("space"),
+            )
+        return cls(
+            space=space,
+            objectives=[Objective(name, maximize) for name, maximize in setup["objectives"]],
+            limits={name: bound for name, bound, _ in setup["limits"]},
+            storage=opened,
+            name=name,
+            sampler="random",
+        )
+
+    def _warm(self, warm_start: WarmStart, settings: SamplerSettings) -> tuple[SamplerSettings, list[Config]]:
+        """Return settings with what an earlier study knows, and the points to begin with."""
+        points = Search.stored(warm_start.storage, warm_start.name, self.space).found()
+        known = lesson_of(
+            [params_of(self.space, point.config) for point in points],
+            [point.metrics for point in points],
+            objectives=self.objectives,
+            limits=self.limits,
+        )
+        front = known.front(len(self.objectives), settings.startup)
+        startup = max(2, min(settings.startup, len(front)))
+        return replace(settings, warm_start=known, startup=startup), [points[i].config for i in front]
 
     def _agree(self) -> None:
         """Write what the study is about, or compare with what it is about already."""
@@ -171,7 +190,7 @@ class Search:
         known = self.study.user_attrs.get(_SETUP)
         if known is None:
             self.study.set_user_attr(_SETUP, own)
-            with _experiments():
+            with quiet_experiments():
                 self.study.set_metric_names([objective.name for objective in self.objectives])
             return
         for part, value in own.items():
@@ -209,7 +228,7 @@ class Search:
         for name, distribution in self.distributions.items():
             trial.suggest_categorical(name, distribution.choices)  # type: ignore[attr-defined]
         config = config_of(self.space, trial.params)
-        trial.set_user_attr(_CONFIG, config.to_json())
+        trial.set_user_attr(CONFIG, config.to_json())
         return config
 
     def tell(self, trial: optuna.Trial, metrics: Metrics) -> None:
@@ -226,6 +245,19 @@ class Search:
         self.study.tell(trial, values)
 
     def _keep(self, trial: optuna.Trial, metrics: Metrics) -> list[float]:
+        checked = self.checked(metrics)
+        trial.set_user_attr(METRICS, checked)
+        return [checked[objective.name] for objective in self.objectives]
+
+    def checked(self, metrics: Metrics) -> dict[str, float]:
+        """Return what an evaluation gave, all numbers that the search needs among it.
+
+        Args:
+            metrics: What it gave.
+
+        Raises:
+            ConfigError: A number is missing or not finite.
+        """
         needed = [*(objective.name for objective in self.objectives), *(limit.name for limit in self.limits)]
         missing = [name for name in needed if name not in metrics]
         if missing:
@@ -240,14 +272,14 @@ class Search:
                 path=strange[0],
                 value=metrics[strange[0]],
             )
-        trial.set_user_attr(_METRICS, {name: float(value) for name, value in metrics.items()})
-        return [float(metrics[objective.name]) for objective in self.objectives]
+        return {name: float(value) for name, value in metrics.items()}
 
     def run(
         self,
         evaluate: Evaluate,
         *,
         evaluations: int,
+        repeats: int = 1,
         progress: Callable[[int, int], None] | None = None,
     ) -> None:
         """Evaluate until the study has so many different points, those of other workers among them.
@@ -256,39 +288,57 @@ class Search:
             evaluate: Measures a config. An error it raises stops the search and is raised; the point is
                 evaluated again when the search goes on.
             evaluations: Different points in all, at least 1.
+            repeats: Most measurements of a point, at least 1. Above 1, points of the front and those that
+                noise may hide behind are measured again when all points are there, until they are told apart;
+                see `brickyard.search.repeats`.
             progress: Called with the points that are done and wanted.
 
         Raises:
-            ConfigError: `evaluations` is not positive, or an evaluation lacks a number or gives one that
-                is not finite.
+            ConfigError: `evaluations` or `repeats` is not positive, or an evaluation lacks a number or gives
+                one that is not finite.
         """
-        if evaluations < 1:
-            raise ConfigError(f"evaluations = {evaluations} must be at least 1", path="evaluations")
+        for name, number in (("evaluations", evaluations), ("repeats", repeats)):
+            if number < 1:
+                raise ConfigError(f"{name} = {number} must be at least 1", path=name, value=number)
+        late: list[int] = []
 
         def one(trial: optuna.Trial) -> list[float]:
-            config = self._config(trial)
-            before = self._before(trial.number)
-            same = before.get(self._key(config))
-            if same is not None and same.state == TrialState.COMPLETE:
-                trial.set_user_attr(_COPY, same.number)
-                trial.set_user_attr(_METRICS, same.user_attrs[_METRICS])
-                return list(same.values)
-            if same is not None or len(before) >= evaluations:
-                raise optuna.TrialPruned
-            return self._measured(trial, config, evaluate)
+            try:
+                return self._evaluated(trial, evaluate, evaluations)
+            except UpdateFinishedTrialError:  # so long without a sign of life that another has the point now
+                late.append(trial.number)
+                raise
 
         def after(study: optuna.Study, trial: FrozenTrial) -> None:
             if not self._wait_for_room(evaluations, progress):
                 study.stop()
 
-        if self._wait_for_room(evaluations, progress):
-            self.study.optimize(one, callbacks=[after])
+        while self._wait_for_room(evaluations, progress):
+            try:
+                self.study.optimize(one, callbacks=[after])
+            except (UpdateFinishedTrialError, ValueError):
+                if not late:
+                    raise
+                late.clear()
+        if repeats > 1:
+            tell_apart(self, evaluate, repeats)
 
-    def _measured(self, trial: optuna.Trial, config: Config, evaluate: Evaluate) -> list[float]:
-        """Evaluate a config; where that fails or is interrupted, put it first in line."""
+    def _evaluated(self, trial: optuna.Trial, evaluate: Evaluate, evaluations: int) -> list[float]:
+        """Evaluate the point of a trial, unless it is known, another worker is at it, or there is no room."""
+        config = self._config(trial)
+        before = self._before(trial.number)
+        same = before.get(self._key(config))
+        if same is not None and same.state == TrialState.COMPLETE:
+            trial.set_user_attr(_COPY, same.number)
+            trial.set_user_attr(METRICS, same.user_attrs[METRICS])
+            return list(same.values)
+        if same is not None or len(before) >= evaluations:
+            raise optuna.TrialPruned
         try:
             return self._keep(trial, evaluate(config))
-        except Exception:
+        except UpdateFinishedTrialError:
+            raise
+        except Exception:  # the point is put first in line
             self.study.enqueue_trial(trial.params)
             raise
         except KeyboardInterrupt:
@@ -308,116 +358,97 @@ class Search:
             if done + len(running) < evaluations:
                 return True
             time.sleep(_PATIENCE_S)
-            fail_stale_trials(self.study)
-            self._free_the_silent(running)
+            take_up_stale(self.study)
+            self.free_the_silent(running)
 
-    def _free_the_silent(self, running: Sequence[FrozenTrial]) -> None:
+    def free_the_silent(self, running: Sequence[FrozenTrial]) -> None:
         """Put in line again what a worker held that died before its first sign of life.
 
-        Optuna never notices such.
+        Args:
+            running: Trials that run.
         """
-        storage = self._storage
-        if not isinstance(storage, RDBStorage) or storage.grace_period is None:
-            return
-        oldest = datetime.now() - timedelta(seconds=storage.grace_period)
-        with storage.engine.connect() as connection:
-            heard = set(connection.execute(text("SELECT trial_id FROM trial_heartbeats")).scalars())
-        for trial in running:
-            silent = trial._trial_id not in heard
-            if silent and trial.datetime_start is not None and trial.datetime_start < oldest:
-                with suppress(ValueError):  # another worker was quicker
-                    self.study.tell(trial.number, state=TrialState.FAIL)
-                    if _CONFIG in trial.user_attrs:
-                        self.study.enqueue_trial(_fixed(trial))  # type: ignore[arg-type]
+        for trial in without_sign_of_life(self._storage, running):
+            with suppress(ValueError, UpdateFinishedTrialError):  # another worker was quicker
+                self.study.tell(trial.number, state=TrialState.FAIL)
+                known = _fixed(trial)
+                if AGAIN not in trial.user_attrs and set(self.distributions) <= set(known):
+                    self.study.enqueue_trial(known)  # type: ignore[arg-type]
 
     def _before(self, number: int) -> dict[str, FrozenTrial]:
-        """Return the points that earlier trials hold or evaluate, by key.
+        """Return the points that earlier trials hold, evaluate or wait to evaluate, by key.
 
         Waits until every earlier trial that runs has said what its point is (the bakery algorithm: the number
         of a trial is its ticket), so that of two workers at the same point exactly one evaluates it.
         """
         while True:
-            trials = self.study.get_trials(deepcopy=False)
-            earlier = [t for t in trials if t.state == TrialState.RUNNING and t.number < number]
-            silent = [trial for trial in earlier if _CONFIG not in trial.user_attrs]
+            trials = [t for t in self.study.get_trials(deepcopy=False) if not _is_more(t)]
+            running = [t for t in trials if t.state == TrialState.RUNNING and t.number < number]
+            silent = [trial for trial in running if CONFIG not in trial.user_attrs]
             if not silent:
                 break
             time.sleep(_SHORT_S)
-            fail_stale_trials(self.study)
-            self._free_the_silent(silent)
+            take_up_stale(self.study)
+            self.free_the_silent(silent)
+        waiting = [t for t in trials if t.state == TrialState.WAITING and t.number < number]
+        waiting = [trial for trial in waiting if set(self.distributions) <= set(_fixed(trial))]
+        done = [trial for trial in trials if trial.state == TrialState.COMPLETE]
         held: dict[str, FrozenTrial] = {}
-        for trial in trials:
-            if trial.state == TrialState.COMPLETE and _COPY not in trial.user_attrs:
-                held[self._key(self._config_of(trial))] = trial
-        for trial in earlier:
+        for trial in (*done, *running):
             held.setdefault(self._key(self._config_of(trial)), trial)
+        for trial in waiting:
+            held.setdefault(self._key(config_of(self.space, _fixed(trial))), trial)
         return held
 
     def _key(self, config: Config) -> str:
         return (config if self.canonical is None else self.canonical(config)).digest()
 
     def _config_of(self, trial: FrozenTrial) -> Config:
-        return self.space.check(Config.from_json(trial.user_attrs[_CONFIG]))
+        return self.space.check(Config.from_json(trial.user_attrs[CONFIG]))
 
     def found(self) -> list[Found]:
         """Return every evaluated point, in the order of their trials; copies of a point are left out."""
-        return [
-            Found(
-                trial.number,
-                self._config_of(trial),
-                trial.user_attrs[_METRICS],
-                feasible=all(
-                    limit.excess(trial.user_attrs[_METRICS][limit.name]) <= 0 for limit in self.limits
-                ),
-            )
-            for trial in self.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-            if _COPY not in trial.user_attrs
-        ]
+        measured: dict[int, list[FrozenTrial]] = {}
+        for trial in self.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)):
+            if AGAIN in trial.user_attrs:
+                measured[trial.user_attrs[AGAIN]].append(trial)
+            elif _COPY not in trial.user_attrs:
+                measured[trial.number] = [trial]
+        return [self._found(trials) for trials in measured.values()]
+
+    def _found(self, trials: Sequence[FrozenTrial]) -> Found:
+        measurements = tuple(trial.user_attrs[METRICS] for trial in trials)
+        metrics = measurements[0]
+        if len(measurements) > 1:
+            shared = [name for name in metrics if all(name in more for more in measurements)]
+            metrics = {name: math.fsum(m[name] for m in measurements) / len(measurements) for name in shared}
+        return Found(
+            trials[0].number,
+            self._config_of(trials[0]),
+            metrics,
+            feasible=all(limit.excess(metrics[limit.name]) <= 0 for limit in self.limits),
+            measurements=measurements,
+        )
 
 
 class _Excess:
-    """By how much a finished trial breaks each limit."""
+    """By how much a finished trial breaks each limit; one that measured nothing breaks all."""
 
     def __init__(self, limits: Sequence[Limit]) -> None:
         self.limits = tuple(limits)
 
     def __call__(self, trial: FrozenTrial) -> list[float]:
-        metrics = trial.user_attrs[_METRICS]
+        if METRICS not in trial.user_attrs:
+            return [1.0] * len(self.limits)
+        metrics = trial.user_attrs[METRICS]
         return [limit.excess(metrics[limit.name]) for limit in self.limits]
+
+
+def _is_more(trial: FrozenTrial) -> bool:
+    """Tell whether a trial is a copy of a point or measures one again."""
+    return _COPY in trial.user_attrs or AGAIN in trial.user_attrs
 
 
 def _fixed(trial: FrozenTrial) -> Mapping[str, Any]:
     """Return the parameters of a trial, those it is to get where it waits."""
     fixed: Mapping[str, Any] = trial.system_attrs.get("fixed_params", {})
     return {**fixed, **trial.params}
-
-
-def open_storage(
-    storage: str | Path | BaseStorage | None, *, heartbeat_s: int = _HEARTBEAT_S
-) -> BaseStorage | None:
-    """Open a storage in which a worker that died is noticed and its trial is taken up by another.
-
-    Args:
-        storage: Address, path of an SQLite file, storage of Optuna, or None for memory.
-        heartbeat_s: Seconds between the signs of life of a worker; it counts as dead after three without one.
-    """
-    if storage is None or isinstance(storage, BaseStorage):
-        return storage
-    name = str(storage)
-    address = name if "://" in name else f"sqlite:///{name}"
-    with _experiments():
-        return RDBStorage(
-            address,
-            engine_kwargs={"connect_args": {"timeout": 60}} if address.startswith("sqlite") else None,
-            heartbeat_interval=heartbeat_s,
-            grace_period=3 * heartbeat_s,
-            heartbeat_stale_trial_callback=RetryHeartbeatStaleTrialCallback(),
-        )
-
-
-@contextmanager
-def _experiments() -> Iterator[None]:
-    """Let Optuna's interfaces that may still change be used without a warning."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        yield

@@ -22,6 +22,7 @@ def run_workers(
     *,
     evaluations: int,
     workers: int,
+    repeats: int = 1,
     progress: Callable[[int, int], None] | None = None,
 ) -> None:
     """Evaluate in several processes until the study has so many points.
@@ -34,6 +35,7 @@ def run_workers(
         evaluate: Measures a config; a function of a module, so that processes find it.
         evaluations: Points in all.
         workers: Processes.
+        repeats: Most measurements of a point, see `Search.run`.
         progress: Called with the points that are done and wanted.
 
     Raises:
@@ -54,7 +56,9 @@ def run_workers(
     watched = Search(**settings)
     context = multiprocessing.get_context("spawn")
     processes = [
-        context.Process(target=_work, args=(dict(settings), evaluate, evaluations, index), daemon=True)
+        context.Process(
+            target=_work, args=(dict(settings), evaluate, evaluations, repeats, index), daemon=True
+        )
         for index in range(workers)
     ]
     for process in processes:
@@ -77,9 +81,9 @@ def run_workers(
         )
 
 
-def _work(settings: dict[str, Any], evaluate: Evaluate, evaluations: int, index: int) -> None:
+def _work(settings: dict[str, Any], evaluate: Evaluate, evaluations: int, repeats: int, index: int) -> None:
     optuna.logging.set_verbosity(optuna.logging.WARNING)  # the one who waits tells how far they are
     sampling = settings.get("settings")
     if sampling is not None:
         settings["settings"] = replace(sampling, seed=sampling.seed + 1000 * index)
-    Search(**settings).run(evaluate, evaluations=evaluations)
+    Search(**settings).run(evaluate, evaluations=evaluations, repeats=repeats)
