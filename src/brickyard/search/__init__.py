@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from brickyard.core.errors import MissingExtraError
 
 if TYPE_CHECKING:
+    from brickyard.search.adapters.base import Foreign, SuperNetwork
     from brickyard.search.entry import run
     from brickyard.search.front import Result
     from brickyard.search.objective import Limit, Objective
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     from brickyard.search.study import SAMPLERS, Found, SamplerSettings, Search
 
 _PLACES = {
+    "Foreign": "adapters.base",
+    "SuperNetwork": "adapters.base",
     "run": "entry",
     "Result": "front",
     "Objective": "objective",
@@ -32,6 +35,7 @@ _PLACES = {
 
 __all__ = [
     "SAMPLERS",
+    "Foreign",
     "Found",
     "Limit",
     "LinasSampler",
@@ -39,6 +43,7 @@ __all__ = [
     "Result",
     "SamplerSettings",
     "Search",
+    "SuperNetwork",
     "run",
 ]
 
