@@ -82,7 +82,7 @@ class OnceForAll:
             if {length / count} != deepest:
                 raise ConfigError(
                     f"{key!r} has {length} entries for {count} stages of up to {sorted(deepest)} blocks, so "
-                    f"it is not known which are off; give each stage {length / count:g} at most, or depth=None",
+                    f"it is not known which are off; give each {length / count:g} at most, or depth=None",
                     path=key,
                 )
             for place in range(length):
