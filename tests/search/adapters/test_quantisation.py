@@ -1,9 +1,12 @@
 """Bits per layer: every choice runs, agrees with the library's own quantisation, and is as small as said."""
 
+import io
+
 import numpy as np
 import onnx
 import onnxruntime
 import pytest
+import torch
 from onnx import TensorProto, helper, numpy_helper
 
 from brickyard.core.errors import ConfigError
@@ -176,6 +179,43 @@ def test_a_model_without_layers_is_refused(images):
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
     with pytest.raises(ConfigError, match=r"no node can be quantised: no Conv, .*its nodes are \['Relu'\]"):
         QuantisedModel(model, calibration={"x": images}, evaluate=lambda session: {})
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_an_exported_encoder():
+    """Its Gelu and sums become nodes whose constants the runtime names alike each time that it fuses."""
+    transformers = pytest.importorskip("transformers")
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+    config = transformers.BertConfig(vocab_size=20, initializer_range=0.2, **sizes)
+    encoder = transformers.BertModel(config, add_pooling_layer=False).eval()
+    ids, buffer = torch.randint(0, 20, (4, 7)), io.BytesIO()
+    given = {"opset_version": 20, "input_names": ["ids"], "dynamo": False}
+    torch.onnx.export(FirstOutput(encoder).eval(), (ids[:1],), buffer, **given)
+    model = onnx.load_model_from_string(buffer.getvalue())
+    with torch.no_grad():
+        truth = encoder(ids)[0].numpy()
+
+    def evaluate(session):
+        found = [session.run(None, {"ids": ids[i : i + 1].numpy()})[0] for i in range(4)]
+        return {"error": float(np.abs(np.concatenate(found) - truth).mean())}
+
+    network = QuantisedModel(model, calibration={"ids": ids.numpy()}, evaluate=evaluate, runs=1)
+    assert len(network.space) == 6
+    names = [decision.name for decision in network.space]
+    found = [network.evaluate(dict.fromkeys(names, bits))["error"] for bits in (32, 8, 4)]
+    assert found[0] < 1e-5 < found[1] < 0.1
+    assert found[0] < found[2] < 0.3
+
+
+class FirstOutput(torch.nn.Module):
+    """An encoder whose output is a tensor."""
+
+    def __init__(self, encoder) -> None:
+        super().__init__()
+        self.encoder = encoder
+
+    def forward(self, ids):
+        return self.encoder(ids)[0]
 
 
 def test_only_bits_that_are_asked_for(model, images):

@@ -195,15 +195,29 @@ def _prepared(model: onnx.ModelProto, *, newest: bool) -> onnx.ModelProto:
     if newest:
         copied.ir_version = max(copied.ir_version, _IR_VERSION)
     with tempfile.TemporaryDirectory() as folder, _quiet():
-        path = Path(folder) / "model.onnx"
-        quant_pre_process(copied, path, skip_symbolic_shape=True)
-        found = onnx.load(path)
+        before, after = Path(folder) / "before.onnx", Path(folder) / "after.onnx"
+        onnx.save(
+            copied, before
+        )  # given a model, the library keeps weights apart, and may not find them again
+        quant_pre_process(before, after, skip_symbolic_shape=True)
+        found = onnx.load(after)
+    _rename_new_(found.graph, {tensor.name for tensor in copied.graph.initializer})
     taken = {node.name for node in found.graph.node}
     for place, node in enumerate(found.graph.node):
         if not node.name:
             node.name = f"{node.op_type}_{place}"
             assert node.name not in taken
     return found
+
+
+def _rename_new_(graph: onnx.GraphProto, known: set[str]) -> None:
+    """Rename constants that preparation made: the runtime gives others of its own the same names."""
+    names = [tensor.name for tensor in graph.initializer if tensor.name not in known]
+    renamed = {name: f"{name}_prepared" for name in names}
+    for tensor in graph.initializer:
+        tensor.name = renamed.get(tensor.name, tensor.name)
+    for node in graph.node:
+        node.input[:] = [renamed.get(name, name) for name in node.input]
 
 
 def _layers(model: onnx.ModelProto) -> list[onnx.NodeProto]:
@@ -272,7 +286,8 @@ def _eight_bits(model: onnx.ModelProto, ranges: Any, nodes: set[str]) -> onnx.Mo
         op_types_to_quantize=_kinds(),
         extra_options={},
     )
-    quantiser.quantize_model()
+    with _quiet():
+        quantiser.quantize_model()
     found: onnx.ModelProto = quantiser.model.model
     return found
 
