@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from brickyard.bricks import extract_calibrated
+from brickyard.bricks import calibrate_, extract_calibrated
 from brickyard.core.errors import ConfigError
 from brickyard.core.network import Network
 from brickyard.core.plain import Constant
@@ -104,3 +104,19 @@ def test_networks_without_batch_normalisation_are_just_cut_out():
     plain = extract_calibrated(network, [inputs], network.space.smallest())
     expected = network.eval().extract(network.space.smallest())
     assert torch.equal(plain(*inputs), expected(*inputs))
+
+
+@torch.no_grad()
+def test_a_plain_module_gets_the_mean_over_batches_and_keeps_its_modes():
+    module = torch.nn.Sequential(torch.nn.BatchNorm1d(2), torch.nn.Dropout(0.5)).train()
+    first, second = torch.randn(6, 2), torch.randn(6, 2) + 3
+    calibrate_(module, [first, (second,)])
+    means, variances = first.mean(0) + second.mean(0), first.var(0) + second.var(0)
+    torch.testing.assert_close(module[0].running_mean, means / 2)
+    torch.testing.assert_close(module[0].running_var, variances / 2)
+    assert module.training
+    assert module[0].momentum == 0.1
+    before = module[0].running_mean.clone()
+    with pytest.raises(ConfigError, match="no batches to calibrate with"):
+        calibrate_(module, [])
+    assert torch.equal(module[0].running_mean, before)

@@ -1,6 +1,6 @@
 """Elastic twins of torch layers, and the blocks made of them."""
 
-from brickyard.bricks.calibration import extract_calibrated
+from brickyard.bricks.calibration import calibrate_, extract_calibrated
 from brickyard.bricks.conv import ElasticConv2d
 from brickyard.bricks.depth import ElasticDepth
 from brickyard.bricks.embedding import ElasticEmbedding
@@ -22,6 +22,7 @@ __all__ = [
     "ElasticLayerNorm",
     "ElasticLinear",
     "ElasticSpan",
+    "calibrate_",
     "decoder_layer",
     "encoder_layer",
     "extract_calibrated",

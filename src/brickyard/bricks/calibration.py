@@ -21,15 +21,48 @@ _PLAIN = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
 
 @torch.no_grad()
+def calibrate_(module: nn.Module, batches: Iterable[Tensor | tuple[Tensor, ...]]) -> None:
+    """Give the normalisations of a module the statistics of these inputs.
+
+    Every batch counts alike, so batches should be of one size; larger ones give truer variances. Only
+    normalisation runs in training mode, so nothing is dropped. A module without batch normalisation stays as
+    it is.
+
+    Args:
+        module: The module; its statistics change, its modes do not.
+        batches: Inputs without labels, each the input of the module or a tuple of its inputs.
+
+    Raises:
+        ConfigError: There are no batches; then nothing has changed.
+    """
+    modes = {part: part.training for part in module.modules()}
+    norms = [part for part in modes if isinstance(part, (ElasticBatchNorm2d, *_PLAIN))]
+    momenta = [norm.momentum for norm in norms]
+    count = 0
+    try:
+        module.eval()
+        for norm in norms:
+            norm.train()
+        for count, batch in enumerate(batches, start=1):
+            for norm in norms:
+                norm.momentum = 1 / count
+            module(*((batch,) if isinstance(batch, Tensor) else batch))
+        if not count:
+            raise ConfigError("there are no batches to calibrate with; give one or more", path="batches")
+    finally:
+        for norm, momentum in zip(norms, momenta, strict=True):
+            norm.momentum = momentum
+        for part, mode in modes.items():
+            part.training = mode
+
+
+@torch.no_grad()
 def extract_calibrated(
     network: Network,
     batches: Iterable[Tensor | tuple[Tensor, ...]],
     config: Mapping[str, Any] | None = None,
 ) -> nn.Module:
-    """Cut a subnet out with statistics of its own.
-
-    Every batch counts alike, so batches should be of one size; larger ones give truer variances. Only
-    normalisation runs in training mode, so nothing is dropped.
+    """Cut a subnet out with statistics of its own; see `calibrate_`.
 
     Args:
         network: The network; weights, statistics, modes and active config are afterwards what they were.
@@ -43,29 +76,12 @@ def extract_calibrated(
         ConfigError: The config is not legal, or there are no batches.
         ExtractError: What is left is not connected.
     """
-    modes = {module: module.training for module in network.modules()}
-    norms = [part for part in modes if isinstance(part, (ElasticBatchNorm2d, *_PLAIN))]
-    momenta = [norm.momentum for norm in norms]
+    norms = [part for part in network.modules() if isinstance(part, (ElasticBatchNorm2d, *_PLAIN))]
     buffers = [(buffer, buffer.clone()) for norm in norms for buffer in norm.buffers()]
-    count = 0
     with network.configured(network.space.active() if config is None else config):
         try:
-            network.eval()
-            for norm in norms:
-                norm.train()
-            for count, batch in enumerate(batches, start=1):
-                for norm in norms:
-                    norm.momentum = 1 / count
-                network(*((batch,) if isinstance(batch, Tensor) else batch))
-            if not count:
-                raise ConfigError("there are no batches to calibrate with; give one or more", path="batches")
-            for norm, momentum in zip(norms, momenta, strict=True):
-                norm.momentum = momentum
+            calibrate_(network, batches)
             return network.extract().eval()
         finally:
-            for norm, momentum in zip(norms, momenta, strict=True):
-                norm.momentum = momentum
             for buffer, before in buffers:
                 buffer.copy_(before)
-            for module, mode in modes.items():
-                module.training = mode

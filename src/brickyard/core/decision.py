@@ -125,12 +125,12 @@ class Choice(_Listed):
 
     Args:
         name: Unique name.
-        values: Ascending integers, for example widths, depths or kernel sizes.
+        values: Ascending numbers, for example widths, depths, kernel sizes or ratios.
     """
 
     kind = "choice"
 
-    def __init__(self, name: str, values: Sequence[int]) -> None:
+    def __init__(self, name: str, values: Sequence[float]) -> None:
         if list(values) != sorted(values):
             raise ConfigError(f"{name} needs ascending values, got {list(values)!r}", path=name)
         super().__init__(name, values)
@@ -140,22 +140,22 @@ class Choice(_Listed):
         """Number of entries of the encoded vector."""
         return 1
 
-    def largest(self) -> int:
+    def largest(self) -> Any:
         """Return the value that keeps everything."""
-        return int(self.values[-1])
+        return self.values[-1]
 
-    def smallest(self) -> int:
+    def smallest(self) -> Any:
         """Return the value that keeps the least."""
-        return int(self.values[0])
+        return self.values[0]
 
     def encode(self, value: Any) -> list[float]:
         """Turn a value into numbers."""
         return [self.values.index(value) / max(1, len(self.values) - 1)]
 
-    def decode(self, vector: Sequence[float]) -> int:
+    def decode(self, vector: Sequence[float]) -> Any:
         """Turn numbers into the nearest legal value."""
         position = vector[0] * max(1, len(self.values) - 1)
-        return int(min(self.values, key=lambda value: abs(self.values.index(value) - position)))
+        return min(self.values, key=lambda value: abs(self.values.index(value) - position))
 
 
 class Option(_Listed):

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from brickyard.core.errors import MissingExtraError
 
 if TYPE_CHECKING:
+    from brickyard.search.adapters.base import Foreign, SuperNetwork
     from brickyard.search.entry import run
     from brickyard.search.front import Result
     from brickyard.search.objective import Limit, Objective
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from brickyard.search.transfer import WarmStart
 
 _PLACES = {
+    "Foreign": "adapters.base",
+    "SuperNetwork": "adapters.base",
     "run": "entry",
     "Result": "front",
     "Objective": "objective",
@@ -35,6 +38,7 @@ _PLACES = {
 
 __all__ = [
     "SAMPLERS",
+    "Foreign",
     "Found",
     "Limit",
     "LinasSampler",
@@ -42,6 +46,7 @@ __all__ = [
     "Result",
     "SamplerSettings",
     "Search",
+    "SuperNetwork",
     "WarmStart",
     "run",
 ]

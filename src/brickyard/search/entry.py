@@ -12,6 +12,7 @@ import numpy as np
 from brickyard.core.config import Config
 from brickyard.core.errors import ConfigError
 from brickyard.core.space import Space
+from brickyard.search.adapters.base import SuperNetwork
 from brickyard.search.encodings import ENCODINGS
 from brickyard.search.front import Predicted, Result, held_out_quality
 from brickyard.search.fronts import Values
@@ -33,9 +34,10 @@ _LEAST = 20  # points before held-out predictions mean something
 
 
 def run(
+    network: SuperNetwork | None = None,
     *,
-    space: Space,
-    evaluate: Evaluate,
+    space: Space | None = None,
+    evaluate: Evaluate | None = None,
     objectives: Iterable[str | Objective],
     evaluations: int = 100,
     limits: Mapping[str, float] | None = None,
@@ -61,6 +63,7 @@ def run(
     it with different seeds.
 
     Args:
+        network: A super-network with `space` and `evaluate`, in place of the two.
         space: The space.
         evaluate: Measures a config: gives the objectives, the limited numbers and whatever else is worth
             keeping.
@@ -74,7 +77,8 @@ def run(
         encodings: What predictors may see of a config, by name, in place of the encodings of every space.
         reference: Worst value of each objective that counts, as it is measured; None to follow from the
             evaluations.
-        canonical: From a config to one that computes the same; such are evaluated once.
+        canonical: From a config to one that computes the same; such are evaluated once. None for the
+            network's own, if it has one.
         startup: Evaluations at random before predictors are asked.
         batch_size: Points from one fit of the predictors.
         warm_start: An earlier study of the same space, such as one on another device, to learn from; points
@@ -102,6 +106,8 @@ def run(
         ... )
         >>> result.write(Path("front"))
     """
+    space, evaluate = _parts(network, space, evaluate)
+    canonical = canonical or getattr(network, "canonical", None)
     features: Features = encodings or {name: ENCODINGS[name] for name in ENCODINGS}
     if workers < 1:
         raise ConfigError(f"workers = {workers} must be at least 1", path="workers")
@@ -133,6 +139,20 @@ def run(
             settings, evaluate, evaluations=evaluations, workers=workers, repeats=repeats, progress=progress
         )
     return result_of(search, encodings=features, seed=seed)
+
+
+def _parts(
+    network: SuperNetwork | None, space: Space | None, evaluate: Evaluate | None
+) -> tuple[Space, Evaluate]:
+    if network is None and space is not None and evaluate is not None:
+        return space, evaluate
+    if network is None or space is not None or evaluate is not None:
+        raise ConfigError(
+            "a search needs either a network, or space and evaluate: run(network, ...) or run(space=..., "
+            "evaluate=..., ...)",
+            path="network",
+        )
+    return network.space, network.evaluate
 
 
 def result_of(search: Search, *, encodings: Features, seed: int = 0) -> Result:
