@@ -2,8 +2,9 @@
 
 Every run is timed on its own, batch 1, inputs normal random numbers of a fixed seed. Other processes slow a
 model down for a while now and then, which is no property of the model: runs come in bursts, and the burst
-with the lowest median is the measurement. With more than one thread the runtime's workers spin between runs,
-which is its default.
+with the lowest median is the measurement. With more than one thread, workers of ONNX Runtime are told to stop
+spinning when a run ends; by its default they go on for a while, which makes the next run of the same model
+quicker and everything else on the machine slower.
 """
 
 from __future__ import annotations
