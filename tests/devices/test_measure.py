@@ -106,3 +106,10 @@ def test_slowdown_compares_the_last_third_with_the_first():
     bursts = np.array([[1.0], [1.0], [5.0], [5.0], [1.5], [1.5]])
     assert measure.slowdown([bursts, 2 * bursts]) == pytest.approx(0.5)
     assert measure.clock_step_ns() >= 1
+
+
+def test_what_a_measurement_of_four_bursts_gives():
+    # medians of the bursts: 3 1 2 4 | 5 6 7 8, and one that fills no group
+    times = np.array([[3.0], [1.0], [2.0], [4.0], [5.0], [6.0], [7.0], [8.0], [0.1]]).repeat(3, axis=1)
+    assert measure.typical(times) == 3.0
+    assert measure.typical(times[:2]) == 1.0

@@ -127,6 +127,18 @@ def quiet(times: Floats, percentile: float = 20) -> float:
     return float(np.percentile(times, percentile, axis=1).min())
 
 
+def typical(times: Floats, bursts: int = 4) -> float:
+    """Return what `measure_session` would measure: the lowest median of some bursts, a mean over such groups.
+
+    Args:
+        times: Times `[passes, runs]`, milliseconds; passes that fill no group are left out.
+        bursts: Bursts of a group, as many as there are if there are fewer.
+    """
+    medians = np.median(times, axis=1)
+    size = min(bursts, len(medians))
+    return float(medians[: len(medians) // size * size].reshape(-1, size).min(axis=1).mean())
+
+
 def disagreement(times: Sequence[Floats]) -> float:
     """Return how far `quiet` of even and odd bursts are apart: the noise, relative, a mean."""
     return float(np.mean([abs(quiet(bursts[::2]) / quiet(bursts[1::2]) - 1) for bursts in times]))

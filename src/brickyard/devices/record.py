@@ -21,6 +21,7 @@ from brickyard.devices.measure import (
     processor_name,
     quiet,
     slowdown,
+    typical,
 )
 
 Floats = npt.NDArray[np.float64]
@@ -52,7 +53,7 @@ def profile_record(
     tables = {block: _table(grid, parts) for block, grid in plan["blocks"].items()}
     whole = list(parts)
     low = np.array([quiet(rows, 20) for rows in whole])
-    ratio = float(np.median([quiet(rows, 50) for rows in whole] / low))
+    ratio = float(np.median([typical(rows) for rows in whole] / low))
     times, first = low * ratio, plan["fit"]
     alone = np.array(
         [[alone_ms(table, config, block) for block, table in tables.items()] for config in plan["subnets"]]
