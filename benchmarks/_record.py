@@ -117,6 +117,18 @@ class Ledger:
             return now + [row for row in self._kept(name) if (row.method, row.metric) not in methods]
         return list({row.key: row for row in [*self._kept(name), *now]}.values())
 
+    def most_counted(self, name: str) -> list[Row]:
+        """Return the rows of a section that rest on most examples, of this run or kept; then the newest.
+
+        A minute allows few examples, which say less than what was measured on all.
+        """
+        found: dict[tuple[str, ...], Row] = {}
+        for row in [*self._kept(name), *(row for row in self.rows if row.section == name)]:
+            key = (row.method, row.metric, row.group, row.task, row.limit, str(row.seed))
+            if key not in found or row.count >= found[key].count:
+                found[key] = row
+        return list(found.values())
+
     def _kept(self, name: str) -> list[Row]:
         rows = [row for row in self.earlier if row.section == name and row.mode == "full"]
         return list({row.key: row for row in sorted(rows, key=lambda row: row.run)}.values())
