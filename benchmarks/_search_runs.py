@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -93,6 +93,14 @@ def run_fronts(ledger: Ledger, plan: Plan, problems: Iterable[Problem], arms: Se
         problems: Problems of two objectives and more.
         arms: Methods.
     """
+    for problem, arm, seed in _to_run(ledger, plan, problems, arms):
+        _run_front(ledger, plan, problem, arm, seed)
+
+
+def _to_run(
+    ledger: Ledger, plan: Plan, problems: Iterable[Problem], arms: Sequence[Arm]
+) -> Iterator[tuple[Problem, Arm, int]]:
+    """Yield what is wanted and not kept, as long as there is time."""
     for problem in problems:
         if plan.problems is not None and problem.name not in plan.problems:
             continue
@@ -101,7 +109,7 @@ def run_fronts(ledger: Ledger, plan: Plan, problems: Iterable[Problem], arms: Se
                 if time.monotonic() > plan.until:
                     return
                 if not _is_kept(ledger, plan, problem.name, arm, seed):
-                    _run_front(ledger, plan, problem, arm, seed)
+                    yield problem, arm, seed
 
 
 def _run_front(ledger: Ledger, plan: Plan, problem: Problem, arm: Arm, seed: int) -> None:
@@ -166,15 +174,8 @@ def run_best(ledger: Ledger, plan: Plan, problems: Iterable[Problem], arms: Sequ
         problems: Problems of one objective.
         arms: Methods.
     """
-    for problem in problems:
-        if plan.problems is not None and problem.name not in plan.problems:
-            continue
-        for arm in (arm for arm in arms if plan.wants(arm)):
-            for seed in plan.seeds_of(arm):
-                if time.monotonic() > plan.until:
-                    return
-                if not _is_kept(ledger, plan, problem.name, arm, seed):
-                    _run_best(ledger, plan, problem, arm, seed)
+    for problem, arm, seed in _to_run(ledger, plan, problems, arms):
+        _run_best(ledger, plan, problem, arm, seed)
 
 
 def _run_best(ledger: Ledger, plan: Plan, problem: Problem, arm: Arm, seed: int) -> None:
