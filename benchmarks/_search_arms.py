@@ -26,6 +26,9 @@ OURS_SETTINGS: dict[str, Any] = {}
 """What `brickyard.search.run` is told besides the space, the evaluation, the objectives and the seed."""
 
 
+_UNUSED = ("narrow", "transfer")
+
+
 @dataclass(frozen=True, kw_only=True)
 class Arm:
     """A method.
@@ -86,7 +89,10 @@ def _is_text(node: ast.AST) -> bool:
 
 
 def _imported(root: Path, names: Sequence[str]) -> set[Path]:
-    """Return the files of modules of the search package and of all that they import of it."""
+    """Return the files of modules of the search package and of all that they import of it.
+
+    Transfer and narrowing are left out, for nothing of what is compared asks for them.
+    """
     waiting, found = list(names), set()
     while waiting:
         name = waiting.pop()
@@ -94,7 +100,7 @@ def _imported(root: Path, names: Sequence[str]) -> set[Path]:
         if root.joinpath(*name.split(".")).is_dir():
             paths = sorted(root.joinpath(*name.split(".")).glob("*.py"))
         for path in paths:
-            if path.is_file() and path not in found:
+            if path.is_file() and path not in found and path.stem not in _UNUSED:
                 found.add(path)
                 waiting += [
                     node.module.removeprefix("brickyard.search.")

@@ -4,6 +4,7 @@ import copy
 import time
 from collections.abc import Callable
 
+import numpy as np
 import optuna
 import pytest
 from optuna.samplers import BaseSampler
@@ -15,6 +16,7 @@ from optuna.testing.pytest_samplers import (
 
 from brickyard.core.errors import ConfigError
 from brickyard.search.genes import Genes
+from brickyard.search.known import Known
 from brickyard.search.propose import Proposer
 from brickyard.search.sampler import LinasSampler
 from brickyard.search.transfer import Lesson
@@ -59,12 +61,12 @@ def test_a_sampler_can_be_sent_to_another_process():
 
 
 def test_points_measured_more_than_once_count_once_with_their_mean():
-    sampler = LinasSampler(startup=2, seed=0)
-    study = optuna.create_study(sampler=sampler)
+    study = optuna.create_study()
     distributions = {"x": optuna.distributions.IntDistribution(0, 3)}
     for x, value in ((1, 4.0), (2, 1.0), (1, 6.0)):
         study.add_trial(optuna.create_trial(params={"x": x}, distributions=distributions, value=value))
-    known = sampler._known(study, study.ask()._cached_frozen_trial, Genes(distributions))
+    asked = study.ask()
+    known = Known(Genes(distributions), np.ones(1), lambda trial: ())(study.trials, but=asked.number)
     assert known.rows.tolist() == [[1.0], [2.0]]
     assert known.values.tolist() == [[5.0], [1.0]]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from threading import Lock
 from typing import TYPE_CHECKING, Any
 
@@ -15,8 +15,8 @@ from optuna.trial import FrozenTrial, TrialState
 
 from brickyard.core.errors import ConfigError
 from brickyard.search.encodings import ENCODINGS
-from brickyard.search.fronts import Values
 from brickyard.search.genes import Genes, Rows
+from brickyard.search.known import Known
 from brickyard.search.propose import Measured, Proposer
 from brickyard.search.transfer import Lesson
 
@@ -77,7 +77,8 @@ class LinasSampler(BaseSampler):
         self.seed = int(np.random.SeedSequence().entropy) % 2**32 if seed is None else seed  # type: ignore[arg-type]
         self._random = RandomSampler(seed=self.seed)
         self._spaces = IntersectionSearchSpace()
-        self._proposer: tuple[object, Proposer] | None = None
+        self._known: tuple[str, Known] | None = None
+        self._proposer: tuple[tuple[str, int], Proposer] | None = None
         self._queue: list[Rows] = []
         self._asked_at = 0
         self._lock = Lock()
@@ -104,16 +105,17 @@ class LinasSampler(BaseSampler):
         if not search_space:
             return {}
         genes = Genes(search_space)
-        known = self._known(study, trial, genes)
         rng = np.random.default_rng([self.seed, trial.number])
-        if len(known.rows) < self.startup:
-            return genes.params(_fresh(genes, known, rng))
-        key = (tuple(search_space.items()), len(study.directions), known.limits.shape[1])
-        with self._lock:  # threads of one study share the predictors and the queue
-            if self._proposer is None or repr(self._proposer[0]) != repr(key):
-                self._proposer = key, self._new_proposer(genes, study, known.limits.shape[1])
-                self._queue = []
-            row = self._next(known, rng)
+        space = repr((study._study_id, tuple(search_space.items())))
+        with self._lock:  # threads of one study share what is known, the predictors and the queue
+            known = self._read(study, trial, genes, space)
+            row = None
+            if len(known.rows) >= self.startup:
+                key = space, known.limits.shape[1]
+                if self._proposer is None or self._proposer[0] != key:
+                    self._proposer = key, self._new_proposer(genes, study, known.limits.shape[1])
+                    self._queue = []
+                row = self._next(known, rng)
         return genes.params(_fresh(genes, known, rng) if row is None else row)
 
     def _new_proposer(self, genes: Genes, study: Study, num_limits: int) -> Proposer:
@@ -158,35 +160,11 @@ class LinasSampler(BaseSampler):
             if row.tobytes() not in taken:
                 return row
 
-    def _known(self, study: Study, trial: FrozenTrial, genes: Genes) -> Measured:
+    def _read(self, study: Study, trial: FrozenTrial, genes: Genes, key: str) -> Measured:
         """Sort the trials of a study into measured, pending and others."""
-        names = {gene.name for gene in genes.columns}
-        measured: list[FrozenTrial] = []
-        pending: list[Mapping[str, Any]] = []
-        refused: list[Mapping[str, Any]] = []
-        for other in study.get_trials(deepcopy=False):
-            if other.number == trial.number or not names <= set(other.params):
-                continue
-            if other.state == TrialState.COMPLETE and np.isfinite(other.values).all():
-                measured.append(other)
-            elif other.state in (TrialState.RUNNING, TrialState.WAITING):
-                pending.append(other.params)
-            else:
-                refused.append(other.params)
-        values = np.array([found.values for found in measured], dtype=float) * _signs(study)
-        limits = [self._limits(found) for found in measured]
-        rows, values, bounds = _means(
-            genes.rows([found.params for found in measured]),
-            values.reshape(len(measured), len(study.directions)),
-            np.array(limits, dtype=float).reshape(len(measured), -1 if measured else 0),
-        )
-        return Measured(
-            rows=rows,
-            values=values,
-            limits=bounds,
-            pending=genes.rows(pending),
-            refused=genes.rows(refused),
-        )
+        if self._known is None or self._known[0] != key:
+            self._known = key, Known(genes, _signs(study), self._limits)
+        return self._known[1](study.get_trials(deepcopy=False), but=trial.number)
 
     def _limits(self, trial: FrozenTrial) -> Sequence[float]:
         return () if self.constraints_func is None else tuple(self.constraints_func(trial))
@@ -209,26 +187,6 @@ class LinasSampler(BaseSampler):
 
 def _signs(study: Study) -> Any:
     return np.array([-1.0 if way == StudyDirection.MAXIMIZE else 1.0 for way in study.directions])
-
-
-def _means(rows: Rows, values: Values, limits: Values) -> tuple[Rows, Values, Values]:
-    """Keep each point once, with the means of what was measured there, in the order of their first trials."""
-    if len(rows) < 2:
-        return rows, values, limits
-    _, first, places, counts = np.unique(
-        rows, axis=0, return_index=True, return_inverse=True, return_counts=True
-    )
-    if len(first) == len(rows):
-        return rows, values, limits
-    order = np.argsort(first)
-
-    def mean(numbers: Values) -> Values:
-        sums = np.zeros((len(first), numbers.shape[1]))
-        np.add.at(sums, places.reshape(-1), numbers)
-        found: Values = (sums / counts[:, None])[order]
-        return found
-
-    return rows[np.sort(first)], mean(values), mean(limits)
 
 
 def _fresh(genes: Genes, known: Measured, rng: np.random.Generator) -> Rows:
