@@ -114,10 +114,10 @@ def text_encoder_small(
         num_outputs=num_outputs,
         vocab_size=vocab_size,
         max_tokens=max_tokens,
-        embed_dims=(64, 96, 128),
+        embed_dims=(16, 32, 64, 128),
         head_dim=32,
         num_heads=(1, 2, 3, 4),
-        hidden_dims=(128, 256, 384, 512),
+        hidden_dims=(64, 128, 256, 512),
         depths=(1, 2, 3, 4),
         dropout=dropout,
     )
