@@ -17,6 +17,9 @@ CURVES = "search_curves.csv"
 _STEP = 10
 _FIELDS = ("problem", "arm", "version", "seed", "step", "shares")
 
+WARM = "vision, ort to openvino"
+"""The group of warm starts of a trained super-network."""
+
 
 @dataclass(frozen=True)
 class Plan:

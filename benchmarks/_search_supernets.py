@@ -3,26 +3,28 @@
 from __future__ import annotations
 
 import csv
-import json
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from _record import Ledger, say
 from _search_arms import OURS, OURS_SETTINGS, nsga2_on, ours_with, own_digest
-from _search_runs import Shares
+from _search_runs import WARM, Shares
 from _search_tables import EnoughError, Problem, Recorder, Values, front_of, volume
+from _train_supernets import supernet_folder
 
 from brickyard.core.config import Config
 from brickyard.core.space import Space
 
-NETWORKS = ("vision", "translation", "encoder")
 OURS_CELLS, NSGA2_CELLS = 100, 800
-_COLD_CELLS = 300
+_COLD_CELLS, _COLD_SUBNETS = 300, 200
 _LEVEL = 0.99
+_EXAMPLES = 1000
+_SEED = 0  # of the trained super-networks
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,22 +34,77 @@ class Supernet:
     Attributes:
         space: Its space.
         evaluate: Measures a config; gives the objectives by name.
-        objectives: Names of the objectives, the error-like one first; see `brickyard.search.Objective.parse`.
+        canonical: From a config to one that computes the same.
+        objectives: Names of the objectives, that of quality first; see `brickyard.search.Objective.parse`.
     """
 
     space: Space
     evaluate: Callable[[Config], Mapping[str, float]]
-    objectives: tuple[str, ...] = ("accuracy", "latency_ms")
+    canonical: Callable[[Config], Config]
+    objectives: tuple[str, ...]
 
 
-OPENERS: dict[str, Callable[[Path], Supernet]] = {}
-"""What opens the kept folder of each network of `NETWORKS`."""
+@dataclass(frozen=True)
+class Source:
+    """Where a super-network comes from.
+
+    Attributes:
+        trained: Its name for `_train_supernets.py`.
+        quality: What it is judged by.
+        examples: Most held-out examples that it is judged by.
+    """
+
+    trained: str
+    quality: str = "accuracy"
+    examples: int = _EXAMPLES
+
+
+NETWORKS = {
+    "vision": Source("mobile"),
+    "translation": Source("translation", "bleu", 200),
+    "encoder": Source("encoder"),
+}
+"""The super-networks by the names that figures use."""
+
+
+def open_supernet(source: Source, kept: Path, *, runtime: str = "ort") -> Supernet | None:
+    """Open a trained super-network; latencies are measured here, on one thread.
+
+    Args:
+        source: Which one.
+        kept: Folder of trained super-networks.
+        runtime: What subnets are timed on.
+
+    Returns:
+        The super-network; None where it was not trained.
+    """
+    from brickyard.factory.measures import read_measures
+    from brickyard.factory.searching import SearchSetup, SubnetEvaluator
+
+    folder = supernet_folder(source.trained, _SEED, kept=kept)
+    if not (folder / "manifest.json").is_file():
+        return None
+    objectives = (source.quality, "latency_ms")
+    evaluator = SubnetEvaluator(
+        SearchSetup(
+            network=str(folder),
+            objectives=read_measures(objectives)[0],
+            pictures=source.examples,
+            runtime=runtime,
+        )
+    )
+    return Supernet(
+        space=evaluator.space,
+        evaluate=evaluator,
+        canonical=evaluator.canonical,
+        objectives=objectives,
+    )
 
 
 class Measured:
-    """Evaluations of a super-network, each config measured once and kept in its folder.
+    """Evaluations of a super-network, each config measured once and kept.
 
-    Both methods meet the same numbers, however noisy a measurement is, and a stopped run goes on.
+    All methods meet the same numbers, however noisy a measurement is, and a stopped run goes on.
 
     Args:
         network: The super-network.
@@ -62,51 +119,65 @@ class Measured:
         self.known: dict[str, dict[str, float]] = {}
         if path.is_file():
             with path.open(newline="") as stream:
-                self.known = {row["config"]: json.loads(row["metrics"]) for row in csv.DictReader(stream)}
+                for row in csv.DictReader(stream):
+                    self.known[row["config"]] = {name: float(row[name]) for name in network.objectives}
 
     def metrics(self, config: Config) -> dict[str, float]:
         """Return the numbers of a config."""
         key = config.digest()
         if key not in self.known:
-            self.known[key] = {name: float(value) for name, value in self.network.evaluate(config).items()}
+            found = self.network.evaluate(config)
+            self.known[key] = {name: round(float(found[name]), 6) for name in self.network.objectives}
             fresh = not self.path.is_file()
             with self.path.open("a", newline="") as stream:
-                writer = csv.writer(stream)
+                writer = csv.writer(stream, lineterminator="\n")
                 if fresh:
-                    writer.writerow(["config", "metrics"])
-                writer.writerow([key, json.dumps(self.known[key])])
+                    writer.writerow(["config", *self.network.objectives])
+                writer.writerow([key, *self.known[key].values()])
         return self.known[key]
 
-    def values(self, metrics: Mapping[str, float]) -> list[float]:
-        """Return the objectives, all of them the smaller the better."""
+    def values(self, config: Config) -> list[float]:
+        """Return the objectives of a config, all of them the smaller the better."""
+        metrics = self.metrics(config)
         return [-metrics[o.name] if o.maximize else metrics[o.name] for o in self.objectives]
 
 
-def supernets(ledger: Ledger, kept: Path, *, seeds: Sequence[int]) -> None:
+def _measured(name: str, network: Supernet, results: Path, *, runtime: str = "ort") -> Measured:
+    return Measured(network, results / f"search_evaluations_{name}_{runtime}.csv")
+
+
+def _reference(values: Values) -> Values:
+    """Return the worst that counts, as for the tables: see `supernets`."""
+    front = values[front_of(values)]
+    return np.array([np.median(values[:, 0]), *(1.1 * front[:, 1:].max(0))])
+
+
+def supernets(ledger: Ledger, kept: Path, results: Path, *, seeds: Sequence[int]) -> None:
     """Compare the front after 100 evaluations of ours with that after 800 of NSGA-II.
 
     The reference point is as for the tables: the median of the first objective over all that both evaluated,
-    and 1.1 times the largest of the others on their common front.
+    and 1.1 times the largest of the others on their common front. Nobody is told it. Subnets that compute the
+    same count once for both.
 
     Args:
         ledger: Takes the rows.
-        kept: Folder with a folder for each trained super-network.
+        kept: Folder of trained super-networks.
+        results: Folder of the evaluations.
         seeds: Seeds of both.
     """
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.CRITICAL)
-    for name in NETWORKS:
-        if name not in OPENERS or not (kept / name).is_dir():
-            say(f"   {name}: no trained super-network to search")
+    for name, source in NETWORKS.items():
+        network = open_supernet(source, kept)
+        if network is None:
+            say(f"   {name}: no trained super-network to search; _train_supernets.py trains it")
             continue
-        measured = Measured(OPENERS[name](kept / name), kept / name / "evaluations.csv")
+        measured = _measured(name, network, results)
         for seed in seeds:
-            ours = _ours(measured, seed)
+            ours = _ours(measured, seed, OURS_CELLS)
             peer = _nsga2(measured, seed)
-            both = np.vstack([ours, peer])
-            front = both[front_of(both)]
-            reference = np.array([np.median(both[:, 0]), *(1.1 * front[:, 1:].max(0))])
+            reference = _reference(np.vstack([ours, peer]))
             found, other = volume(ours, reference), volume(peer, reference)
             more = {"group": name, "seed": seed, "note": f"brickyard.search {own_digest()}"}
             ledger.add("supernets", OURS, "hypervolume after 100", found, count=len(ours), **more)
@@ -116,18 +187,27 @@ def supernets(ledger: Ledger, kept: Path, *, seeds: Sequence[int]) -> None:
             say(f"   {name}, seed {seed}: {found:.4g}, NSGA-II {other:.4g} after {len(peer)}")
 
 
-def _ours(measured: Measured, seed: int) -> Values:
+def _ours(measured: Measured, seed: int, evaluations: int, **more: Any) -> Values:
+    """Search by ours; return what was measured, in order."""
     from brickyard.search import run
 
-    result = run(
+    found: list[list[float]] = []
+
+    def evaluate(config: Config) -> dict[str, float]:
+        found.append(measured.values(config))
+        return measured.metrics(config)
+
+    run(
         space=measured.network.space,
-        evaluate=measured.metrics,
+        evaluate=evaluate,
+        canonical=measured.network.canonical,
         objectives=measured.network.objectives,
-        evaluations=OURS_CELLS,
+        evaluations=evaluations,
         seed=seed,
         **OURS_SETTINGS,
+        **more,
     )
-    return np.array([measured.values(point.metrics) for point in result.points])
+    return np.array(found)
 
 
 def _nsga2(measured: Measured, seed: int) -> Values:
@@ -139,16 +219,51 @@ def _nsga2(measured: Measured, seed: int) -> Values:
 
     def evaluate(places: Sequence[int]) -> list[float]:
         params = {name: values[place] for (name, values), place in zip(choices.items(), places, strict=True)}
-        config = config_of(space, params)
+        config = measured.network.canonical(config_of(space, params))
         if config.digest() not in seen:
             if len(seen) >= min(NSGA2_CELLS, space.size):
                 raise EnoughError
-            seen[config.digest()] = measured.values(measured.metrics(config))
+            seen[config.digest()] = measured.values(config)
         return seen[config.digest()]
 
     with suppress(EnoughError):
         nsga2_on([len(values) for values in choices.values()], evaluate, len(measured.objectives), seed)
     return np.array(list(seen.values()))
+
+
+def warm_start_supernet(ledger: Ledger, kept: Path, results: Path, *, seeds: Sequence[int]) -> None:
+    """Measure warm starts on the vision super-network, from ONNX Runtime to OpenVINO.
+
+    A search of 200 subnets on the first device; then a cold one of as many on the second, and one that starts
+    from the first. What counts is as in `warm_start`.
+
+    Args:
+        ledger: Takes the rows.
+        kept: Folder of trained super-networks.
+        results: Folder of the evaluations.
+        seeds: Seeds of all searches.
+    """
+    from optuna.storages import InMemoryStorage
+
+    from brickyard.search import WarmStart
+
+    first, second = (open_supernet(NETWORKS["vision"], kept, runtime=name) for name in ("ort", "openvino"))
+    if first is None or second is None:
+        say("   vision: no trained super-network to search; _train_supernets.py trains it")
+        return
+    on_first = _measured("vision", first, results)
+    on_second = _measured("vision", second, results, runtime="openvino")
+    for seed in seeds:
+        storage = InMemoryStorage()
+        _ours(on_first, seed, _COLD_SUBNETS, storage=storage, name="first")
+        cold = _ours(on_second, seed, _COLD_SUBNETS)
+        warm = _ours(on_second, seed, _COLD_SUBNETS, warm_start=WarmStart(storage=storage, name="first"))
+        reference = _reference(cold)
+        shares = [
+            np.array([volume(found[: place + 1], reference) for place in range(len(found))])
+            for found in (cold, warm)
+        ]
+        _add_shares(ledger, WARM, seed, shares[0], shares[1])
 
 
 def warm_start(ledger: Ledger, first: Problem, second: Problem, *, seeds: Sequence[int]) -> None:
@@ -172,17 +287,26 @@ def warm_start(ledger: Ledger, first: Problem, second: Problem, *, seeds: Sequen
         _search(first, seed, storage=storage, name="first")
         earlier = WarmStart(storage=storage, name="first")
         cold, warm = _search(second, seed), _search(second, seed, warm_start=earlier)
-        goal = _LEVEL * cold[-1]
-        counts = [int(np.argmax(v >= goal)) + 1 if v[-1] >= goal else float("inf") for v in (cold, warm)]
-        more = {"group": f"{first.name} to {second.name}", "seed": seed, "count": _COLD_CELLS}
-        note = f"brickyard.search {own_digest()}"
-        for metric, value in (
-            ("cells to 99% of the cold front, cold", counts[0]),
-            ("cells to 99% of the cold front, warm", counts[1]),
-            ("share of the evaluations", counts[1] / counts[0]),
-        ):
-            ledger.add("warm-start", OURS, metric, value, note=note, **more)
-        say(f"   seed {seed}: cold {counts[0]}, warm {counts[1]}")
+        _add_shares(ledger, f"{first.name} to {second.name}", seed, cold, warm)
+
+
+def _add_shares(ledger: Ledger, group: str, seed: int, cold: Values, warm: Values) -> None:
+    """Add how many evaluations both took, from the hypervolumes after each evaluation."""
+    goal = _LEVEL * cold[-1]
+    counts = [int(np.argmax(v >= goal)) + 1 if v[-1] >= goal else float("inf") for v in (cold, warm)]
+    add = partial(
+        ledger.add,
+        "warm-start",
+        OURS,
+        group=group,
+        seed=seed,
+        count=len(cold),
+        note=f"brickyard.search {own_digest()}",
+    )
+    add("evaluations to 99% of the cold front, cold", counts[0])
+    add("evaluations to 99% of the cold front, warm", counts[1])
+    add("share of the evaluations", counts[1] / counts[0])
+    say(f"   {group}, seed {seed}: cold {counts[0]}, warm {counts[1]}")
 
 
 def _search(problem: Problem, seed: int, **more: Any) -> Values:

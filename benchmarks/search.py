@@ -22,7 +22,7 @@ from _command import begin, finish, ledger_of, options
 from _record import Ledger, Row, columns, pick, say
 from _search_arms import OURS, Arm, arms, single_arms
 from _search_plots import draw_best, draw_curves
-from _search_runs import Plan, joined, run_best, run_fronts
+from _search_runs import WARM, Plan, joined, run_best, run_fronts
 from _search_tables import BEST_CELLS, PROBLEMS, Problem, Table, problem_of, read_table
 
 SECTIONS = ("fronts", "best-cell", "sampler-time", "supernets", "warm-start", "kills")
@@ -59,7 +59,7 @@ def _best_of(table: Table) -> list[Problem]:
 def _measure(ledger: Ledger, arguments: argparse.Namespace, wanted: Sequence[str]) -> None:
     started = time.monotonic()
     quick, path = arguments.quick, _adaptor.nb201()
-    needs_table = {"fronts", "best-cell", "sampler-time", "warm-start"}
+    needs_table = {"fronts", "best-cell", "sampler-time"}
     if path is None and needs_table & set(wanted):
         say(f"no table of NAS-Bench-201; name the folder of real data by --data DIR or {_adaptor.VARIABLE}")
         wanted = [name for name in wanted if name not in needs_table]
@@ -97,7 +97,13 @@ def _measure(ledger: Ledger, arguments: argparse.Namespace, wanted: Sequence[str
     def networks() -> None:
         from _search_supernets import supernets
 
-        supernets(ledger, arguments.kept, seeds=seeds or range(5))
+        supernets(ledger, arguments.kept, arguments.results, seeds=seeds or range(5))
+
+    def warm_network() -> None:
+        from _search_supernets import warm_start_supernet
+
+        warm_start_supernet(ledger, arguments.kept, arguments.results, seeds=seeds or range(5))
+        of_table(warm)()
 
     parts: dict[str, Callable[[], None]] = {
         "fronts": of_table(lambda t: run_fronts(ledger, plan("fronts"), _fronts_of(t), list(arms()))),
@@ -106,7 +112,7 @@ def _measure(ledger: Ledger, arguments: argparse.Namespace, wanted: Sequence[str
         ),
         "sampler-time": of_table(time_of),
         "supernets": networks,
-        "warm-start": of_table(warm),
+        "warm-start": warm_network,
         "kills": lambda: kills(ledger),
     }
     for name in wanted:
@@ -233,7 +239,9 @@ def figures(ledger: Ledger) -> tuple[dict[str, float | None], str]:
         f"hv100_over_nsga2_800_{name}": pick(ratios, group=name)
         for name in ("vision", "translation", "encoder")
     }
-    behind["warm_start_share"] = pick(joined(ledger, "warm-start"), metric="share of the evaluations")
+    behind["warm_start_share"] = pick(
+        joined(ledger, "warm-start"), group=WARM, metric="share of the evaluations"
+    )
     behind["kills_lost"] = pick(joined(ledger, "kills"), metric="kills_lost")
     values = {name: _median(behind[name]) for name in TARGETS}
     values["seeds_99_within_500"] = _least_share(behind["seeds_99_within_500"])

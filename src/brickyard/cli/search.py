@@ -98,6 +98,10 @@ def search(
     threads: Annotated[
         int, typer.Option(metavar="N", min=1, help="Threads of each process and of the runtime.")
     ] = 1,
+    runtime: Annotated[
+        Literal["ort", "openvino"],
+        typer.Option(help="What latency_ms and energy_mj are measured with here."),
+    ] = "ort",
     seed: Annotated[int, typer.Option(metavar="N", help="Seed of the sampler and of drawn scenes.")] = 0,
     json: Annotated[bool, typer.Option("--json", help="Print the front as one line of JSON.")] = False,
 ) -> None:
@@ -127,6 +131,7 @@ def search(
         else {"data": data, "attributes": columns, "label": label, "image": image, "seed": seed},
         pictures=pictures,
         threads=threads,
+        runtime=runtime,
         seed=seed,
         name=name,
     )

@@ -16,6 +16,8 @@ from brickyard.factory.records import Record
 QUALITIES = ("accuracy", "balanced_accuracy", "ap50", "bleu")
 COUNTED = ("macs", "parameters", "file_bytes", "peak_memory_bytes")
 MEASURED = ("latency_ms", "energy_mj", "runtime_memory_bytes")
+TIMED = frozenset({"latency_ms", "energy_mj"})
+"""Of those that are measured, what depends on the runtime."""
 PREDICTED = ("latency_ms", "energy_mj")
 """What a device tells, behind an `@`."""
 

@@ -51,6 +51,7 @@ class SearchSetup(Record):
         data: Arguments of `brickyard.factory.network_folder.DataChoice`; None for the folder's own pictures.
         pictures: Most labelled pictures that a subnet is judged by.
         threads: Threads of torch and of the runtime.
+        runtime: What latencies and energies that are measured here are measured with.
         seed: Seed of the sampler and of drawn scenes.
         name: Name of the study in its storage.
         network_sha256: Hash of the folder's manifest; empty until the folder was opened.
@@ -65,6 +66,7 @@ class SearchSetup(Record):
     data: dict[str, Any] | None = None
     pictures: int = 1000
     threads: int = 1
+    runtime: Literal["ort", "openvino"] = "ort"
     seed: int = 0
     name: str = "search"
     network_sha256: str = ""
@@ -244,7 +246,7 @@ def open_subnets(setup: SearchSetup) -> Subnets | TextSubnets:
     from brickyard.factory.text_subnets import TextSubnets
 
     trained = import_module("brickyard.factory.supernet").load_trained(path)
-    return TextSubnets(trained, threads=setup.threads, task=setup.task)
+    return TextSubnets(trained, threads=setup.threads, runtime=setup.runtime, task=setup.task)
 
 
 def open_pictures(setup: SearchSetup, **options: Any) -> Subnets:
@@ -277,6 +279,7 @@ def open_pictures(setup: SearchSetup, **options: Any) -> Subnets:
         pictures=setup.pictures,
         seed=setup.seed,
         threads=setup.threads,
+        runtime=setup.runtime,
         **options,
     )
 

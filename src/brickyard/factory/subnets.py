@@ -27,14 +27,14 @@ from brickyard.core.errors import DataError, MissingExtraError, TaskError
 from brickyard.core.space import CLASSES, HEAD_SUBSETS, WORDS, Space
 from brickyard.core.task import Task
 from brickyard.devices.measure import measure_session
-from brickyard.devices.runtimes import Session
+from brickyard.devices.runtimes import Session, runtime_named
 from brickyard.devices.runtimes.ort import ORT
 from brickyard.factory.clock import Clock
 from brickyard.factory.folder import FactoryFolder
 from brickyard.factory.formats import FORMATS, Format
 from brickyard.factory.made import Model
 from brickyard.factory.make import Maker, checked_parity
-from brickyard.factory.measures import COUNTED, MEASURED, QUALITIES
+from brickyard.factory.measures import COUNTED, MEASURED, QUALITIES, TIMED
 from brickyard.factory.network_folder import DataChoice, JudgedFolder
 from brickyard.factory.quality import AnswerJudge, Floats, Sample, outputs_of
 from brickyard.factory.records import Quality
@@ -54,6 +54,7 @@ class Subnets(Maker):
         pictures: Most labelled pictures.
         seed: Seed of the scenes, where pictures are drawn.
         threads: Threads of torch and of the runtime.
+        runtime: Name of the runtime that times of searched subnets are measured with.
         form: Format of the models.
 
     Raises:
@@ -74,6 +75,7 @@ class Subnets(Maker):
         pictures: int = 1000,
         seed: int = 0,
         threads: int = 1,
+        runtime: str = "ort",
         form: Format = FORMATS["onnx"],
     ) -> None:
         torch.set_num_threads(threads)
@@ -86,6 +88,7 @@ class Subnets(Maker):
             [part.to_json() for part in self.network.space if part.name not in HEAD_SUBSETS]
         )
         self._most, self._seed = pictures, seed
+        self._runtime = runtime_named(runtime)
         self._modules: dict[Config, nn.Module] = {}
 
     @cached_property
@@ -239,10 +242,11 @@ class Subnets(Maker):
         session = ORT.open(content, threads=self.threads)
         if set(kinds) & set(QUALITIES):
             found |= self._rated(session)
+        timed = self._runtime.open(content, threads=self.threads) if TIMED & set(kinds) else session
         if "latency_ms" in kinds:
-            found["latency_ms"] = measure_session(session, threads=self.threads).p50
+            found["latency_ms"] = measure_session(timed, threads=self.threads, runtime=self._runtime).p50
         if "energy_mj" in kinds:
-            found["energy_mj"] = self.checks.energy(session).mj
+            found["energy_mj"] = self.checks.energy(timed).mj
         if "runtime_memory_bytes" in kinds:
             found["runtime_memory_bytes"] = self.checks.memory({"model.onnx": content})
         return found

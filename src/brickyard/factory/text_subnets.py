@@ -25,8 +25,7 @@ from brickyard.core.network import Network
 from brickyard.core.space import HEAD_SUBSETS, Space
 from brickyard.devices.energy import POWERCAP, EnergyCounter, measure_energy
 from brickyard.devices.measure import measure_session
-from brickyard.devices.runtimes import Session
-from brickyard.devices.runtimes.ort import ORT
+from brickyard.devices.runtimes import Session, runtime_named
 from brickyard.export.whole import OPSET
 
 _IDLE_SECONDS = 1.0
@@ -56,13 +55,16 @@ class TextSubnets:
     Args:
         trained: The network, and what judges its subnets.
         threads: Threads of torch and of the runtime.
+        runtime: Name of the runtime that subnets are timed with.
         task: Refused, as the network is judged as it was trained.
 
     Raises:
         ConfigError: A task was given.
     """
 
-    def __init__(self, trained: Trained, *, threads: int = 1, task: str | None = None) -> None:
+    def __init__(
+        self, trained: Trained, *, threads: int = 1, runtime: str = "ort", task: str | None = None
+    ) -> None:
         if task is not None:
             raise ConfigError(
                 f"task = {task!r}: subnets of networks that read tokens are judged by all that they were "
@@ -71,7 +73,7 @@ class TextSubnets:
                 value=task,
             )
         torch.set_num_threads(threads)
-        self.trained, self.threads = trained, threads
+        self.trained, self.threads, self._runtime = trained, threads, runtime_named(runtime)
         space = trained.network.space
         self.space = Space.from_json([part.to_json() for part in space if part.name not in HEAD_SUBSETS])
         self.fixed = {part.name: part.largest() for part in space if part.name in HEAD_SUBSETS}
@@ -145,9 +147,9 @@ class TextSubnets:
             return found
         content = export_texts(module, self._inputs)
         found["file_bytes"] = len(content)
-        session = _Fed(ORT.open(content, threads=self.threads), self._inputs)
+        session = _Fed(self._runtime.open(content, threads=self.threads), self._inputs)
         if "latency_ms" in kinds:
-            found["latency_ms"] = measure_session(session, threads=self.threads).p50
+            found["latency_ms"] = measure_session(session, threads=self.threads, runtime=self._runtime).p50
         if "energy_mj" in kinds:
             counter, idle = self._counter
             found["energy_mj"] = measure_energy(session, counter, idle_watts=idle).mj
