@@ -9,6 +9,7 @@ import torch
 from brickyard.bricks.calibration import extract_calibrated
 from brickyard.core.errors import ExportError, TaskError
 from brickyard.core.space import HEAD_SUBSETS
+from brickyard.devices.runtimes import RUNTIMES
 from brickyard.factory.clock import Clock
 from brickyard.factory.quality import open_session, scores_of
 from brickyard.factory.subnets import Subnets
@@ -49,6 +50,23 @@ def test_blocks_left_out_decide_nothing(subnets):
     np.testing.assert_array_equal(*scores)
     deep = subnets.space.largest()
     assert subnets.canonical(deep.replace({"stage0.block1.kernel": 3})) != deep
+
+
+@pytest.mark.parametrize("runtime", ["ort", "openvino"])
+def test_subnets_are_timed_by_the_runtime_that_is_asked_for(supernet, monkeypatch, runtime):
+    pytest.importorskip("openvino")
+    timed = Subnets(supernet, pictures=40, runtime=runtime)
+    opened = []
+    for name, entry in RUNTIMES.items():
+
+        def opening(content, *, threads, name=name, really=entry.open, **more):
+            opened.append(name)
+            return really(content, threads=threads, **more)
+
+        monkeypatch.setattr(entry, "open", opening)
+    found = timed.figures(timed.config(timed.space.smallest()), {"latency_ms"})
+    assert found["latency_ms"] > 0
+    assert opened[-1] == runtime
 
 
 def test_a_file_that_computes_something_else_is_refused(subnets):
