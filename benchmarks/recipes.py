@@ -92,14 +92,12 @@ def supernet_resnet(seed: int) -> SupernetBuild:
 
 
 def supernet_encoder(seed: int) -> SupernetBuild:
-    """Return the recipe for the encoder supernet on CLINC150: 21 epochs.
-
-    So small a vocabulary keeps the weights below 4 MiB.
-    """
+    """Return the recipe for the encoder supernet on CLINC150: 21 epochs; all of the test set is kept."""
     return SupernetBuild(
-        network="text_encoder_small",
+        network="text_encoder_tiny",
         vocab_size=1700,
         max_tokens=32,
+        heldout=4500,
         train=SupernetSettings(steps=5000, batch_size=64, learning_rate=1e-3, seed=seed),
     )
 

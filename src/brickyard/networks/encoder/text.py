@@ -105,6 +105,24 @@ def text_encoder_pico(
     )
 
 
+@NETWORKS.add("text_encoder_tiny")
+def text_encoder_tiny(
+    *, num_outputs: int = 4, vocab_size: int = 2000, max_tokens: int = 32, dropout: float = 0.1
+) -> Network:
+    """Build a text classifier of 0.2 M parameters, 0.1 M of them embeddings, for requests and commands."""
+    return text_encoder(
+        num_outputs=num_outputs,
+        vocab_size=vocab_size,
+        max_tokens=max_tokens,
+        embed_dims=(8, 12, 16, 24, 32, 48),
+        head_dim=8,
+        num_heads=(1, 2, 4),
+        hidden_dims=(16, 32, 64, 128),
+        depths=(1, 2, 3, 4),
+        dropout=dropout,
+    )
+
+
 @NETWORKS.add("text_encoder_small")
 def text_encoder_small(
     *, num_outputs: int = 4, vocab_size: int = 8000, max_tokens: int = 64, dropout: float = 0.1
