@@ -1,6 +1,7 @@
 """Points of fronts of networks that read texts become model folders that run without torch."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -41,7 +42,9 @@ def sources() -> dict[str, TextSource | PairSource]:
     rng = np.random.default_rng(3)
     labels = rng.integers(0, 2, 80)
     words = [" ".join(["thing"] * int(count)) for count in rng.integers(1, 7, 80)]
-    texts = Texts(tuple(f"{('bad', 'good')[label]} {word}" for label, word in zip(labels, words)), labels)  # noqa: B905
+    texts = Texts(
+        tuple(f"{('bad', 'good')[label]} {word}" for label, word in zip(labels, words, strict=True)), labels
+    )
     numbers = [" and ".join(map(str, rng.integers(0, 6, int(count)))) for count in rng.integers(1, 5, 60)]
     pairs = Pairs(tuple(numbers), tuple(text.replace("and", "und") for text in numbers))
     vocabulary = Vocabulary("classes", {"class": ("neg", "pos")})
@@ -201,7 +204,10 @@ def test_it_runs_without_torch(made):
 
 def test_tables_are_evaluated(made, tmp_path):
     table = tmp_path / "t.csv"
-    rows = [f"{('bad', 'good')[i % 2]} thing,{('neg', 'pos', 'else')[i % 3 if i > 9 else i % 2]}" for i in range(20)]
+    rows = [
+        f"{('bad', 'good')[i % 2]} thing,{('neg', 'pos', 'else')[i % 3 if i > 9 else i % 2]}"
+        for i in range(20)
+    ]
     table.write_text("text,label\n" + "\n".join(rows) + "\n")
     result = evaluate_text_model(made["texts"], str(table), part="all")
     known = [row.split(",") for row in rows if not row.endswith("else")]
@@ -230,8 +236,6 @@ def test_files_of_lines_are_evaluated(made, tmp_path):
 
 
 def test_folders_of_other_models_and_altered_ones_are_refused(supernets, made, tmp_path):
-    import shutil
-
     with pytest.raises(ArtifactError, match="expected a model folder"):
         TextModel.load(supernets["texts"])
     shutil.copytree(made["texts"], tmp_path / "copy")
