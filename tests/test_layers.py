@@ -61,6 +61,8 @@ NEEDS_TORCH = {
     "factory/start.py",
     "factory/subnets.py",
     "factory/text_subnets.py",
+    "factory/text_export.py",
+    "factory/text_make.py",
     "factory/supernet.py",
     "factory/supernet_build.py",
     "factory/supernet_jobs.py",

@@ -46,7 +46,7 @@ def test_macs_are_those_of_products():
 
 def test_the_exported_file_computes_the_subnet(subnets):
     module = subnets.trained.subnet(subnets.config(subnets.space.smallest()))
-    inputs = subnets._inputs
+    inputs = subnets.full_inputs
     session = ORT.open(export_texts(module, inputs), threads=1)
     names = [entry.name for entry in session.get_inputs()]
     found = session.run(None, {name: part.numpy() for name, part in zip(names, inputs, strict=True)})[0]
@@ -62,7 +62,7 @@ def test_layers_left_out_decide_nothing(subnets):
     shallow = subnets.space.largest().replace({depth.name: depth.smallest()})
     other = shallow.replace({part.name: part.smallest() for part in last})
     assert subnets.canonical(other) == subnets.canonical(shallow) == shallow
-    inputs = subnets._inputs
+    inputs = subnets.full_inputs
     with torch.no_grad():
         scores = [subnets.trained.subnet(subnets.config(c))(*inputs).numpy() for c in (shallow, other)]
     np.testing.assert_array_equal(*scores)

@@ -239,8 +239,18 @@ def _refuse_others(options: dict[str, Any]) -> None:
 
 def _make_from_front(folder: str, place: int, *, out: Path, format: str | None, json: bool) -> None:
     from brickyard.factory.from_front import make_from_front
+    from brickyard.factory.text_records import TextReport
 
-    _tell(make_from_front(folder, place, out=out, format=format or "onnx"), json=json)
+    with Meter() as meter:
+        report = make_from_front(folder, place, out=out, format=format or "onnx", progress=meter)
+    if not isinstance(report, TextReport):
+        _tell(report, json=json)
+    elif json:
+        emit(report.model_dump(mode="json"))
+    else:
+        from brickyard.cli.summary import text_summary
+
+        typer.echo(text_summary(report))
 
 
 def _tell_infeasible(error: InfeasibleError, *, task: str | None, limits: dict[str, Any], json: bool) -> None:

@@ -30,23 +30,28 @@ def report(
 def _model(folder: Path) -> None:
     from pydantic import ValidationError
 
-    from brickyard.cli.summary import summary
+    from brickyard.cli.summary import summary, text_summary
     from brickyard.factory.records import Report
     from brickyard.factory.report_html import render
+    from brickyard.factory.text_model import text_job
+    from brickyard.factory.text_records import TextReport
+    from brickyard.factory.text_report_html import render_text
 
+    kind = Report if text_job(folder) is None else TextReport
     try:
-        record = Report.model_validate(read_json(folder / "report.json"))
+        record: Report | TextReport = kind.model_validate(read_json(folder / "report.json"))
     except ValidationError as error:
         raise ArtifactError(f"{folder / 'report.json'} is not a report of this brickyard: {error}") from None
-    record = record.model_copy(
-        update={"files": {role: str(folder / Path(file).name) for role, file in record.files.items()}}
-    )
     page = folder / "report.html"
     if not page.is_file():
         pictures = folder / "pictures.json"
         shown = read_json(pictures) if pictures.is_file() else []
-        write_text(page, render(Report.model_validate(read_json(folder / "report.json")), shown))
-    typer.echo(summary(record))
+        text = render_text(record) if isinstance(record, TextReport) else render(record, shown)
+        write_text(page, text)
+    record = record.model_copy(
+        update={"files": {role: str(folder / Path(file).name) for role, file in record.files.items()}}
+    )
+    typer.echo(text_summary(record) if isinstance(record, TextReport) else summary(record))
 
 
 def _factory(folder: Path) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from brickyard.factory.records import Budget, Report
+    from brickyard.factory.text_records import TextReport
 
 
 def _limit(budget: Budget, name: str, unit: str = "") -> str:
@@ -84,3 +86,34 @@ def summary(report: Report) -> str:
     ]
     known = {True: "", False: ", a combination that was never trained", None: ""}[report.known_task]
     return "\n".join([f"{report.task}{known}", *(f"  {name:<11}{text}" for name, text in rows)])
+
+
+def text_summary(report: TextReport) -> str:
+    """Describe a made model that reads texts in a few aligned lines.
+
+    Args:
+        report: Its report.
+    """
+    costs, whole, quality, time = report.costs, report.whole, report.quality, report.text_ms
+    rows = [
+        (
+            "quality",
+            f"{quality.metric_name} {quality.shown(quality.value)} (whole network "
+            f"{quality.shown(quality.whole)}) on {quality.texts} held-out texts",
+        ),
+        ("a text", f"{time.p50:.3f} ms p50, {time.p90:.3f} p90; threads {time.threads}"),
+        *(
+            (
+                file.removesuffix(".onnx"),
+                f"{ms:.3f} ms a pass of the most tokens, whole {whole.latency[file]:.3f}",
+            )
+            for file, ms in costs.latency.items()
+        ),
+        ("MACs", f"{costs.macs:,}, {costs.macs / whole.macs:.1%} of the network"),
+        ("parameters", f"{costs.parameters:,}"),
+        ("files", f"{costs.file_bytes / 1e6:.3f} MB"),
+        ("made in", f"{report.seconds['total']:.2f} s, parity error {report.parity_error:.1e}"),
+        ("folder", str(Path(report.files["page"]).parent)),
+        ("report", report.files["page"]),
+    ]
+    return "\n".join([report.title, *(f"  {name:<11}{text}" for name, text in rows)])

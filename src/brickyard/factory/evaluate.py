@@ -32,12 +32,13 @@ class Evaluation(Record):
 
     Attributes:
         task: Text of the model's task.
-        metric: `balanced_accuracy` for property tasks, `accuracy` for class tasks, `ap50` for detectors.
+        metric: `balanced_accuracy` for property tasks, `accuracy` for class tasks, `ap50` for detectors,
+            `bleu` for translators.
         value: The quality.
         ap: For detectors, the average precision over overlaps of 0.5 to 0.95.
-        per_class: Recall by label; AP50 for detectors.
-        counts: Pictures by label; boxes for detectors.
-        examples: Number of pictures.
+        per_class: Recall by label; AP50 for detectors; empty for translators.
+        counts: Pictures or texts by label; boxes for detectors; empty for translators.
+        examples: Number of pictures or texts.
         source: Where they come from.
         data: The data as they were named.
         seed: Seed of scenes and splits.

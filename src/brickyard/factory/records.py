@@ -11,8 +11,13 @@ from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 from brickyard.core.errors import BudgetError
 
 FormatName = Literal["onnx", "onnx-int8", "openvino", "executorch"]
-Metric = Literal["balanced_accuracy", "accuracy", "ap50"]
-METRIC_NAMES = {"balanced_accuracy": "balanced accuracy", "accuracy": "accuracy", "ap50": "AP50"}
+Metric = Literal["balanced_accuracy", "accuracy", "ap50", "bleu"]
+METRIC_NAMES = {
+    "balanced_accuracy": "balanced accuracy",
+    "accuracy": "accuracy",
+    "ap50": "AP50",
+    "bleu": "BLEU",
+}
 
 LimitName = Literal[
     "latency_ms", "macs", "parameters", "file_bytes", "peak_memory_bytes", "runtime_memory_bytes", "energy_mj"

@@ -6,14 +6,12 @@ engine.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from brickyard.factory.page_parts import bar, card, count, milliseconds, page, pairs, size, table, tile
 from brickyard.factory.pictures import boxes_svg, bricks_svg, curve_svg, xml_text
 from brickyard.factory.records import Report
-
-_CSS = Path(__file__).with_name("report.css")
 
 _NOT_COUNTED = (
     "<b>Latency</b> is one picture through the model alone: decoding, resizing and normalising the picture "
@@ -43,48 +41,12 @@ _NAMES: dict[str, str] = {
 }
 
 
-def _ms(value: float | None) -> str:
-    return "–" if value is None else f"{value:.3f} ms"
-
-
-def _bytes(value: float) -> str:
-    return f"{value / 1e6:.3f} MB" if value >= 1e6 else f"{value / 1e3:.1f} kB"
-
-
-def _count(value: float) -> str:
-    return f"{value:,.0f}"
-
-
 def _amount(name: str, value: float) -> str:
     if name == "latency_ms":
-        return _ms(value)
+        return milliseconds(value)
     if name == "energy_mj":
         return f"{value:.3f} mJ"
-    return f"{_bytes(value)} <small>({_count(value)} B)</small>" if name.endswith("bytes") else _count(value)
-
-
-def _tile(label: str, value: str, detail: str, kind: str = "") -> str:
-    return f'<div class="tile {kind}"><p>{label}</p><strong>{value}</strong><small>{detail}</small></div>'
-
-
-def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Build a table of ready HTML; the first column is text, the others are right-aligned."""
-    top = "".join(f"<th>{cell}</th>" for cell in head)
-    body = "".join("<tr>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>" for row in rows)
-    return f'<div class="scroll"><table><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table></div>'
-
-
-def _pairs(rows: Iterable[tuple[object, object]]) -> str:
-    cells = "".join(f"<dt>{xml_text(key)}</dt><dd>{xml_text(value)}</dd>" for key, value in rows)
-    return f"<dl>{cells}</dl>"
-
-
-def _bar(share: float) -> str:
-    return f'<i class="bar"><b style="width:{100 * min(1.0, max(0.0, share)):.1f}%"></b></i>'
-
-
-def _card(title: str, *parts: str, wide: bool = False) -> str:
-    return f'<section class="{"wide" if wide else ""}"><h2>{title}</h2>{"".join(parts)}</section>'
+    return f"{size(value)} <small>({count(value)} B)</small>" if name.endswith("bytes") else count(value)
 
 
 def _spent(report: Report) -> dict[str, float]:
@@ -136,7 +98,7 @@ def _header(report: Report, limits: dict[str, float]) -> str:
 def _tiles(report: Report, limits: dict[str, float]) -> str:
     measured, ceiling = report.measured, limits.get("latency_ms")
     met = "" if ceiling is None else "good" if measured.p50 <= ceiling else "bad"
-    detail = f"p10 {_ms(measured.p10)} · p90 {_ms(measured.p90)}<br/>"
+    detail = f"p10 {milliseconds(measured.p10)} · p90 {milliseconds(measured.p90)}<br/>"
     detail += f"{measured.runs} runs after {measured.warmup} warm-up"
     threads = f"{measured.threads} thread" + ("s" if measured.threads != 1 else "")
     asked = "no latency limit" if ceiling is None else "at most, median of one picture"
@@ -146,11 +108,11 @@ def _tiles(report: Report, limits: dict[str, float]) -> str:
         forecast = f"{off:+.1%} against the measured p50"
     rounds = "the first file was kept" if report.rounds == 1 else f"round {report.rounds} was kept"
     tiles = [
-        _tile("Requested latency", _ms(ceiling), asked),
-        _tile("Predicted latency", _ms(report.predicted.latency_ms), f"{forecast}<br/>{rounds}"),
-        _tile(
+        tile("Requested latency", milliseconds(ceiling), asked),
+        tile("Predicted latency", milliseconds(report.predicted.latency_ms), f"{forecast}<br/>{rounds}"),
+        tile(
             "Measured latency, p50",
-            _ms(measured.p50),
+            milliseconds(measured.p50),
             f"{detail} · {threads}<br/>on {xml_text(report.measured_on)}",
             met,
         ),
@@ -158,7 +120,7 @@ def _tiles(report: Report, limits: dict[str, float]) -> str:
     quality = report.quality
     if quality is None:
         tiles.append(
-            _tile(
+            tile(
                 "Quality",
                 "–",
                 "no labelled pictures to measure it on"
@@ -168,14 +130,14 @@ def _tiles(report: Report, limits: dict[str, float]) -> str:
     else:
         whole = "" if quality.whole is None else f"whole network {quality.whole:.3f}<br/>"
         metric = quality.metric_name[0].upper() + quality.metric_name[1:]
-        source = f"{_count(quality.examples)} held-out pictures: {xml_text(quality.source)}"
-        tiles.append(_tile(metric, f"{quality.value:.3f}", whole + source))
+        source = f"{count(quality.examples)} held-out pictures: {xml_text(quality.source)}"
+        tiles.append(tile(metric, f"{quality.value:.3f}", whole + source))
     return f'<div class="tiles">{"".join(tiles)}</div>'
 
 
 def _limits(report: Report, limits: dict[str, float]) -> str:
     if not limits:
-        return _card("Limits", "<p>The request set no limits.</p>", wide=True)
+        return card("Limits", "<p>The request set no limits.</p>", wide=True)
     spent = _spent(report)
     rows = []
     for name, ceiling in limits.items():
@@ -187,13 +149,13 @@ def _limits(report: Report, limits: dict[str, float]) -> str:
                 _NAMES[name] + tag,
                 _amount(name, ceiling),
                 _amount(name, spent[name]),
-                f"{used:.1%} {_bar(used)}",
+                f"{used:.1%} {bar(used)}",
                 mark,
             )
         )
     asked = ", ".join(f"{key} {value}" for key, value in report.budget.model_dump(exclude_none=True).items())
     note = f"<p><small>As asked: {xml_text(asked)}</small></p>"
-    return _card("Limits", _table(("Quantity", "Ceiling", "This model", "Used", ""), rows), note, wide=True)
+    return card("Limits", table(("Quantity", "Ceiling", "This model", "Used", ""), rows), note, wide=True)
 
 
 def _before_after(report: Report) -> str:
@@ -214,22 +176,22 @@ def _before_after(report: Report) -> str:
     for name, value in before.items():
         if name not in after:
             continue
-        share = f"{after[name] / value:.1%} {_bar(after[name] / value)}" if value else "–"
+        share = f"{after[name] / value:.1%} {bar(after[name] / value)}" if value else "–"
         forecast: float | None = getattr(guess, name)
         shown = "–" if value is None else _amount(name, value)
         shown += f" <small>({kind})</small>" if name == "latency_ms" and value is not None else ""
         told = "–" if forecast is None else _amount(name, forecast)
         rows.append((_NAMES[name], shown, told, _amount(name, after[name]), share))
     head = ("Quantity", "Whole network", "Predicted", "This model", "Share")
-    return _card("Before and after", _table(head, rows), wide=True)
+    return card("Before and after", table(head, rows), wide=True)
 
 
 def _bricks(report: Report) -> str:
-    choices = "<h3>Other decisions</h3>" + _pairs(report.choices.items()) if report.choices else ""
+    choices = "<h3>Other decisions</h3>" + pairs(report.choices.items()) if report.choices else ""
     if not report.blocks:
-        return _card("Bricks", "<p>This network has no subsets of bricks.</p>", choices)
+        return card("Bricks", "<p>This network has no subsets of bricks.</p>", choices)
     note = f"{report.macs_share:.1%} of the whole network's MACs. One row per block, input first."
-    return _card("Bricks that are on", f"<p><small>{note}</small></p>", bricks_svg(report.blocks), choices)
+    return card("Bricks that are on", f"<p><small>{note}</small></p>", bricks_svg(report.blocks), choices)
 
 
 def _curve(report: Report) -> str:
@@ -240,22 +202,22 @@ def _curve(report: Report) -> str:
         (f"at most {point.limit:.1%}", f"{point.macs_share:.1%}", f"{point.quality:.4f}")
         for point in sorted(report.curve, key=lambda point: point.limit)
     ]
-    table = _table(("Limit on MACs", "MACs used", "Quality"), rows)
-    numbers = f"<details><summary>The curve in numbers</summary>{table}</details>"
-    return _card("From limit to quality", curve_svg(report.curve, (report.macs_share, quality)), numbers)
+    shown = table(("Limit on MACs", "MACs used", "Quality"), rows)
+    numbers = f"<details><summary>The curve in numbers</summary>{shown}</details>"
+    return card("From limit to quality", curve_svg(report.curve, (report.macs_share, quality)), numbers)
 
 
 def _per_class(report: Report) -> str:
     quality = report.quality
     if quality is None:
         return ""
-    rows = [(xml_text(label), f"{value:.4f} {_bar(value)}") for label, value in quality.per_class.items()]
+    rows = [(xml_text(label), f"{value:.4f} {bar(value)}") for label, value in quality.per_class.items()]
     whole = "" if quality.whole is None else f" Whole network for the same task: <b>{quality.whole:.4f}</b>."
     note = f"<p>This model: {quality.metric_name} <b>{quality.value:.4f}</b>.{whole}</p>"
     if quality.ap is not None:
         note += f"<p>Mean over overlaps of 0.5 to 0.95 (AP): <b>{quality.ap:.4f}</b>.</p>"
     each = "Recall" if quality.ap is None else quality.metric_name
-    return _card("Quality per label", note, _table(("Label", each), rows))
+    return card("Quality per label", note, table(("Label", each), rows))
 
 
 def _pictures(report: Report, pictures: Sequence[Mapping[str, Any]]) -> str:
@@ -272,11 +234,11 @@ def _pictures(report: Report, pictures: Sequence[Mapping[str, Any]]) -> str:
         f"<figure>{boxes_svg(picture, 'made')}<figcaption>this model</figcaption></figure></div>"
         for picture in pictures
     )
-    return _card("What it finds", note, rows, wide=True)
+    return card("What it finds", note, rows, wide=True)
 
 
 def _checks(report: Report) -> str:
-    facts = _pairs(
+    facts = pairs(
         (
             ("Largest difference of any score", f"{report.parity_error:.2e}"),
             ("compared with", report.parity_reference),
@@ -285,8 +247,8 @@ def _checks(report: Report) -> str:
             ("Config sha256", report.config_sha256),
         )
     )
-    return _card(
-        "Parity and provenance", facts, _energy(report), "<h3>Versions</h3>", _pairs(report.versions.items())
+    return card(
+        "Parity and provenance", facts, _energy(report), "<h3>Versions</h3>", pairs(report.versions.items())
     )
 
 
@@ -298,9 +260,9 @@ def _energy(report: Report) -> str:
         ("Of one picture", f"{energy.mj:.3f} mJ, idle power included"),
         ("Above idle", f"{energy.above_idle_mj:.3f} mJ"),
         ("Idle machine", f"{energy.idle_watts:.2f} W"),
-        ("Counted by", f"{energy.counter}, {_count(energy.runs)} runs in {energy.seconds:.2f} s"),
+        ("Counted by", f"{energy.counter}, {count(energy.runs)} runs in {energy.seconds:.2f} s"),
     )
-    return "<h3>Energy</h3>" + _pairs(facts)
+    return "<h3>Energy</h3>" + pairs(facts)
 
 
 def _format(report: Report) -> str:
@@ -318,7 +280,7 @@ def _format(report: Report) -> str:
         facts.append(("Quality in 32-bit numbers", f"{check.reference_quality:.4f}"))
         facts.append(("Points lost", f"{check.drop_points:.1f}"))
     warning = "" if check.warning is None else f'<p class="no">{xml_text(check.warning)}</p>'
-    return _card("Format of the file", warning, _pairs(facts))
+    return card("Format of the file", warning, pairs(facts))
 
 
 def _seconds(report: Report) -> str:
@@ -326,15 +288,15 @@ def _seconds(report: Report) -> str:
     rows = [
         (
             f"<b>{xml_text(part)}</b>" if part == "total" else xml_text(part),
-            f"{value:.4f} s {_bar(value / total)}",
+            f"{value:.4f} s {bar(value / total)}",
         )
         for part, value in report.seconds.items()
     ]
-    return _card("Time it took to make", _table(("Part", "Seconds"), rows))
+    return card("Time it took to make", table(("Part", "Seconds"), rows))
 
 
 def _files(report: Report) -> str:
-    return _card("Files", _pairs(report.files.items()), "<h3>sha256</h3>", _pairs(report.sha256.items()))
+    return card("Files", pairs(report.files.items()), "<h3>sha256</h3>", pairs(report.sha256.items()))
 
 
 def render(report: Report, pictures: Sequence[Mapping[str, Any]] = ()) -> str:
@@ -348,7 +310,7 @@ def render(report: Report, pictures: Sequence[Mapping[str, Any]] = ()) -> str:
         A whole HTML page, well-formed as XML too.
     """
     limits = report.budget.limits(whole_macs=report.whole.macs)
-    plain = _card(
+    plain = card(
         "What is not counted", "<ul>", *(f"<li>{line}</li>" for line in _NOT_COUNTED), "</ul>", wide=True
     )
     cards = (
@@ -364,10 +326,5 @@ def render(report: Report, pictures: Sequence[Mapping[str, Any]] = ()) -> str:
         _files(report),
         plain,
     )
-    title = xml_text(f"{report.task}: report of a model made by brickyard")
     body = f'{_header(report, limits)}{_tiles(report, limits)}<div class="cards">{"".join(cards)}</div>'
-    return (
-        '<!DOCTYPE html>\n<html xmlns="http://www.w3.org/1999/xhtml" lang="en"><head><meta charset="utf-8"/>'
-        '<meta name="viewport" content="width=device-width,initial-scale=1"/>'
-        f"<title>{title}</title><style>{_CSS.read_text()}</style></head><body><main>{body}</main></body></html>\n"
-    )
+    return page(f"{report.task}: report of a model made by brickyard", body)

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field, ValidationError
 
 from brickyard.core.config import Config
-from brickyard.core.errors import ArtifactError, ConfigError, DeviceError, ExportError, MissingExtraError
+from brickyard.core.errors import ArtifactError, ConfigError, DeviceError, MissingExtraError
 from brickyard.core.files import read_json, sha256, write_bytes, write_json
 from brickyard.core.space import HEAD_SUBSETS
 from brickyard.devices.profile import DeviceProfile
@@ -232,10 +232,9 @@ def open_subnets(setup: SearchSetup) -> Subnets | TextSubnets:
         ConfigError: Data or a task were named for a network that reads tokens.
         MissingExtraError: torch is not installed.
     """
-    path = find_factory(setup.network)
-    record = read_json(path / "network.json")
-    if record.get("job") not in _TEXT_JOBS:
+    if not reads_texts(setup):
         return open_pictures(setup)
+    path = find_factory(setup.network)
     _need_torch()
     if setup.data is not None:
         raise ConfigError(
@@ -249,6 +248,11 @@ def open_subnets(setup: SearchSetup) -> Subnets | TextSubnets:
     return TextSubnets(trained, threads=setup.threads, runtime=setup.runtime, task=setup.task)
 
 
+def reads_texts(setup: SearchSetup) -> bool:
+    """Whether the network that is searched reads tokens rather than pictures."""
+    return read_json(find_factory(setup.network) / "network.json").get("job") in _TEXT_JOBS
+
+
 def open_pictures(setup: SearchSetup, **options: Any) -> Subnets:
     """Open the folder of a network that reads pictures.
 
@@ -257,18 +261,10 @@ def open_pictures(setup: SearchSetup, **options: Any) -> Subnets:
         **options: Further arguments of `Subnets`.
 
     Raises:
-        ExportError: The network reads tokens.
         MissingExtraError: torch is not installed.
     """
     _need_torch()
     path = find_factory(setup.network)
-    job = read_json(path / "network.json").get("job")
-    if job in _TEXT_JOBS:
-        raise ExportError(
-            f"{setup.network} is for {job}: a network that reads tokens has no blueprint, so model folders "
-            "are not made of it; cut the subnet out in Python, with brickyard.factory.supernet.load_trained"
-            "(folder).subnet(config)"
-        )
     from brickyard.factory.network_folder import DataChoice
     from brickyard.factory.subnets import Subnets
 

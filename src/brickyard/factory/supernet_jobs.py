@@ -13,13 +13,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from brickyard.core.errors import ArtifactError, DataError, MissingExtraError
+from brickyard.core.errors import ArtifactError, DataError
 from brickyard.core.files import read_json, write_text
 from brickyard.core.sequence import PADDING, pad
 from brickyard.core.task import Vocabulary
 from brickyard.data.examples import Examples, Preprocess
 from brickyard.data.texts import Pairs, Texts
 from brickyard.data.tokens import Tokenizer
+from brickyard.factory.text_model import most_written
+from brickyard.factory.text_rating import bleu
 from brickyard.networks.translation import END, START, greedy_decode
 from brickyard.train.augment import AUGMENTATIONS
 from brickyard.train.buckets import LengthBatches
@@ -27,7 +29,6 @@ from brickyard.train.supernet import NO_LABEL, TrainBatch
 
 _EVALUATION_BATCH = 250
 _CALIBRATION_BATCH = 128
-_SPARE = 8  # tokens that a translation may have beyond twice those of its source
 
 E = TypeVar("E", Examples, Texts, Pairs)
 Ready = Callable[[int, np.random.Generator], TrainBatch]
@@ -222,14 +223,15 @@ class Translation:
         size = self.tokenizer.vocab_size
         return {"source_vocab_size": size, "target_vocab_size": size, "max_tokens": self.max_tokens}
 
-    def _sides(self, examples: Pairs) -> tuple[list[list[int]], list[list[int]]]:
+    def sides(self, examples: Pairs) -> tuple[list[list[int]], list[list[int]]]:
+        """Return the ids of each source, with an end, and of each target, without start and end."""
         sources = [[*row[: self.max_tokens - 1], END] for row in self.tokenizer.encode(examples.sources)]
         targets = [row[: self.max_tokens - 1] for row in self.tokenizer.encode(examples.targets)]
         return sources, targets
 
     def batches(self, examples: Pairs, *, batch_size: int, seed: int, augment: str) -> Ready:
         """Return what gives pairs of about the same length."""
-        sources, targets = self._sides(examples)
+        sources, targets = self.sides(examples)
         lengths = [max(len(one), len(two)) for one, two in zip(sources, targets, strict=True)]
         chosen = LengthBatches(lengths, batch_size=batch_size, seed=seed)
 
@@ -258,13 +260,13 @@ class Translation:
         Returns:
             The translations, in the order of the texts.
         """
-        ids, _ = self._sides(Pairs(sources, sources))
+        ids, _ = self.sides(Pairs(sources, sources))
         order = sorted(range(len(ids)), key=lambda place: len(ids[place]))
         written = [""] * len(ids)
         for start in range(0, len(order), _CALIBRATION_BATCH):
             part = order[start : start + _CALIBRATION_BATCH]
             source = pad([ids[place] for place in part])
-            most = min(self.max_tokens, 2 * source.shape[1] + _SPARE)
+            most = most_written(source.shape[1], self.max_tokens)
             rows = self.tokenizer.decode(greedy_decode(model, source, max_tokens=most).tolist())
             for place, row in zip(part, rows, strict=True):
                 written[place] = row
@@ -272,12 +274,7 @@ class Translation:
 
     def evaluate(self, model: nn.Module, examples: Pairs) -> float:
         """Return BLEU, 0 to 100."""
-        try:
-            import sacrebleu
-        except ImportError:
-            raise MissingExtraError("sacrebleu", extra="text") from None
-        written = self.translate(model, examples.sources)
-        return float(sacrebleu.corpus_bleu(written, [list(examples.targets)]).score)
+        return bleu(self.translate(model, examples.sources), examples.targets)
 
     def write(self, folder: Path) -> None:
         """Write the tokenizer."""

@@ -114,11 +114,11 @@ class TextSubnets:
     @cached_property
     def whole_macs(self) -> int:
         """MACs of the whole network, to which shares refer."""
-        return macs_of(self.trained.subnet(self.trained.network.space.largest()), self._inputs)
+        return macs_of(self.trained.subnet(self.trained.network.space.largest()), self.full_inputs)
 
     @cached_property
-    def _inputs(self) -> tuple[Tensor, ...]:
-        """One example without padding."""
+    def full_inputs(self) -> tuple[Tensor, ...]:
+        """Random ids as long as the network reads, without padding: what is counted and timed."""
         network = self.trained.network
         drawn = torch.Generator().manual_seed(0)
         return tuple(
@@ -138,16 +138,16 @@ class TextSubnets:
         """
         module = self.trained.subnet(config)
         found: dict[str, float] = {
-            "macs": macs_of(module, self._inputs),
+            "macs": macs_of(module, self.full_inputs),
             "parameters": sum(tensor.numel() for tensor in module.parameters()),
         }
         if self.trained.metric in kinds:
             found[self.trained.metric] = self.trained.evaluate(config)[self.trained.metric]
         if not {"file_bytes", "latency_ms", "energy_mj"} & set(kinds):
             return found
-        content = export_texts(module, self._inputs)
+        content = export_texts(module, self.full_inputs)
         found["file_bytes"] = len(content)
-        session = _Fed(self._runtime.open(content, threads=self.threads), self._inputs)
+        session = Fed(self._runtime.open(content, threads=self.threads), self.full_inputs)
         if "latency_ms" in kinds:
             found["latency_ms"] = measure_session(session, threads=self.threads, runtime=self._runtime).p50
         if "energy_mj" in kinds:
@@ -161,12 +161,21 @@ class TextSubnets:
         Args:
             chosen: A config of `space`.
         """
+        names = self.idle(chosen)
+        idle = {part.name: part.largest() for part in self.space if part.name in names}
+        return Config({**chosen, **idle})
+
+    def idle(self, chosen: Mapping[str, Any]) -> set[str]:
+        """Return the names of the decisions that only left-out layers read.
+
+        Args:
+            chosen: A config of `space`.
+        """
         gone: set[str] = set()
         for name, layers in self._layers.items():
             kept = {part for layer in layers[: chosen[name]] for part in layer}
             gone |= {part for layer in layers[chosen[name] :] for part in layer} - kept
-        idle = {part.name: part.largest() for part in self.space if part.name in gone - self._outside}
-        return Config({**chosen, **idle})
+        return gone - self._outside
 
     @cached_property
     def _layers(self) -> dict[str, list[set[str]]]:
@@ -236,8 +245,13 @@ def export_texts(module: nn.Module, inputs: tuple[Tensor, ...]) -> bytes:
     return buffer.getvalue()
 
 
-class _Fed:
-    """A session that brings its own inputs, as random numbers would be no ids."""
+class Fed:
+    """A session that brings its own inputs, as random numbers would be no ids.
+
+    Args:
+        session: The session.
+        inputs: Its inputs, in order.
+    """
 
     def __init__(self, session: Session, inputs: Sequence[Tensor]) -> None:
         self._session = session
