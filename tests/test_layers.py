@@ -61,6 +61,7 @@ NEEDS_TORCH = {
     "factory/start.py",
     "factory/subnets.py",
     "factory/text_subnets.py",
+    "factory/timable.py",
     "factory/supernet.py",
     "factory/supernet_build.py",
     "factory/supernet_jobs.py",

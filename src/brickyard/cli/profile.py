@@ -186,7 +186,8 @@ def _profile_network(
                 progress=meter,
             )
     except KeyboardInterrupt:
-        say(f"stopped. What was measured is kept in {state}; give the same command again to go on")
+        kept = f"What was measured is kept in {state}" if state.is_file() else "Nothing was measured yet"
+        say(f"stopped. {kept}; give the same command again to go on")
         raise typer.Exit(_INTERRUPTED) from None
     measured.save(target)
     state.unlink(missing_ok=True)

@@ -42,11 +42,11 @@ _README = """Measures this machine for {name}.
     python measure.py --threads 1 --out device.json
 
 Needs Python 3.10 or newer, numpy and onnxruntime. Nothing else should run meanwhile.
-A run that is stopped goes on when it is started again. With --energy the processor's energy counter is read
-too, where the machine has one.
-Take device.json back: {use}
+A run that is stopped goes on when it is started again.
+{use}
 """
-_USE = "brickyard make {name} --latency-ms X --device device.json"
+_USE = """With --energy the processor's energy counter is read too, where the machine has one.
+Take device.json back: brickyard make {name} --latency-ms X --device device.json"""
 
 
 def write_kit(network: Cuttable, path: Path, *, seed: int, name: str, runtime: Runtime = ORT) -> int:
@@ -81,7 +81,7 @@ def pack_kit(
         models: The models in the plan's order, serialized.
         runtime: What the models are prepared for; ONNX Runtime, in one of its precisions.
         name: Name of what is measured, for the kit's readme.
-        use: Command that uses what the kit writes, for the same.
+        use: Last lines of the readme: what becomes of the file that the kit writes.
 
     Returns:
         Number of models in it.

@@ -157,8 +157,8 @@ class SubnetEvaluator:
             if whole is not None:
                 if energy:
                     raise DeviceError(
-                        f"device {whole.name!r} tells times of whole subnets and says nothing of energy; take "
-                        "energy_mj, measured on this machine"
+                        f"device {whole.name!r} tells times of whole subnets and says nothing of energy; "
+                        "take energy_mj, measured on this machine"
                     )
                 found[measure.device] = whole.fitting(structure_sha256(path), self.setup.network).judged()
                 continue
@@ -309,6 +309,25 @@ def need_torch() -> None:
         raise MissingExtraError("torch", extra="train")
 
 
+def told_errors(setup: SearchSetup) -> list[str]:
+    """Say how good the devices of a search are, a line for each that tells times of whole subnets.
+
+    Args:
+        setup: What is searched.
+
+    Raises:
+        ArtifactError: The network is not there.
+        DeviceError: A device is missing or malformed.
+        MissingExtraError: The extra `search` is not installed.
+    """
+    network, lines = find_factory(setup.network), []
+    for file in dict.fromkeys(measure.device for measure in setup.measures if measure.device):
+        whole = SubnetProfile.load_if(_device_file(network, file))
+        if whole is not None:
+            lines.append(f"device {whole.name}: error of latencies {whole.error}")
+    return lines
+
+
 def _device_file(network: Path, name: str) -> Path:
     """Return the file of a device: one that the folder brings, else that of this path."""
     inside = network / "devices" / f"{name}.json"
@@ -328,7 +347,8 @@ def _require_all(profile: DeviceProfile, subnets: Subnets, network: str) -> None
     if silent:
         raise DeviceError(
             f"device {profile.name!r} tells times of blocks of bricks, and {silent[0]!r} is none of them, so "
-            f"it cannot tell one such subnet from another; profile the network by `brickyard profile {network}`"
+            "it cannot tell one such subnet from another; profile the network by "
+            f"`brickyard profile {network}`"
         )
 
 

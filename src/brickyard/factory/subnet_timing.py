@@ -165,7 +165,8 @@ def write_subnet_kit(
         (content(*pair) for pair in enumerate(plan["subnets"])),
         runtime=runtime,
         name=name,
-        use=f"brickyard search {name} --objectives accuracy latency_ms@device.json --out found",
+        use=f"Take device.json back: brickyard search {name} --objectives accuracy latency_ms@device.json "
+        "--out found",
     )
 
 
