@@ -2,6 +2,7 @@
 
 import json
 import zipfile
+from functools import cache
 
 import numpy as np
 import onnx
@@ -50,6 +51,14 @@ def text_folder(tmp_path_factory):
     return out
 
 
+@pytest.fixture(scope="module")
+def texts(text_folder):
+    """The same opened; each subnet is exported once for all tests."""
+    network = open_timable(text_folder)
+    network.content = cache(network.content)
+    return network
+
+
 def made_up(monkeypatch, network):
     """Let a subnet take as long as its file has bytes."""
     sizes = []
@@ -79,14 +88,14 @@ def test_a_search_of_pictures_takes_the_profile(pictures, supernet, monkeypatch,
     steps = []
     profile = profile_subnets(
         pictures,
-        subnets=64,
+        subnets=48,
         runtime=ORT,
         name="board",
         state=tmp_path / "state",
         progress=lambda *step: steps.append(step[:3]),
     )
-    assert ("subnets", 64, 64) in steps
-    assert (profile.name, profile.fitted, len(profile.ms)) == ("board", 48, 64)
+    assert ("subnets", 48, 48) in steps
+    assert (profile.name, profile.fitted, len(profile.ms)) == ("board", 36, 48)
     assert profile.error.mape < 0.05
     file = tmp_path / "board.json"
     profile.save(file)
@@ -115,11 +124,10 @@ def test_a_search_of_pictures_takes_the_profile(pictures, supernet, monkeypatch,
         SubnetEvaluator(setup).prepare()
 
 
-def test_a_search_of_texts_takes_the_profile(text_folder, monkeypatch, tmp_path):
-    network = open_timable(text_folder)
-    assert isinstance(network, TimableTexts)
-    made_up(monkeypatch, network)
-    profile = profile_subnets(network, subnets=16, runtime=ORT, name="board", state=tmp_path / "state")
+def test_a_search_of_texts_takes_the_profile(texts, text_folder, monkeypatch, tmp_path):
+    assert isinstance(texts, TimableTexts)
+    made_up(monkeypatch, texts)
+    profile = profile_subnets(texts, subnets=16, runtime=ORT, name="board", state=tmp_path / "state")
     file = tmp_path / "board.json"
     profile.save(file)
     evaluate = SubnetEvaluator(search_by(text_folder, "accuracy", f"latency_ms@{file}"))
@@ -172,23 +180,22 @@ def test_a_stopped_measurement_goes_on(pictures, monkeypatch, tmp_path):
         profile_subnets(pictures, seed=1, **options)
 
 
-def test_what_cannot_be_measured_is_refused(pictures, text_folder, tmp_path):
+def test_what_cannot_be_measured_is_refused(pictures, texts, tmp_path):
     options = {"state": tmp_path / "state"}
     with pytest.raises(DeviceError, match="subnets = 15 is not allowed; allowed: 16 or more"):
         profile_subnets(pictures, subnets=15, runtime=ORT, **options)
     with pytest.raises(DeviceError, match="timed with ort, ort-int8, openvino"):
         profile_subnets(pictures, runtime=RUNTIMES["torch"], **options)
     with pytest.raises(DeviceError, match="reads tokens are timed with ort, openvino"):
-        profile_subnets(open_timable(text_folder), runtime=RUNTIMES["ort-int8"], **options)
+        profile_subnets(texts, runtime=RUNTIMES["ort-int8"], **options)
     with pytest.raises(DeviceError, match="a kit measures with onnxruntime, not with openvino"):
         write_subnet_kit(pictures, tmp_path / "kit.zip", subnets=16, runtime=RUNTIMES["openvino"], name="n")
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("kind", ["pictures", "texts"])
-def test_a_kit_measures_elsewhere(kind, supernet, text_folder, monkeypatch, tmp_path):
-    folder = supernet if kind == "pictures" else text_folder
-    network = open_timable(folder)
+def test_a_kit_measures_elsewhere(kind, request, monkeypatch, tmp_path):
+    network = request.getfixturevalue(kind)
     assert isinstance(network, TimablePictures) == (kind == "pictures")
     assert write_subnet_kit(network, tmp_path / "kit.zip", subnets=16, runtime=ORT, name="net") == 16
     with zipfile.ZipFile(tmp_path / "kit.zip") as archive:
@@ -212,6 +219,7 @@ def test_a_kit_measures_elsewhere(kind, supernet, text_folder, monkeypatch, tmp_
     kit_run.main(["--out", str(out), "--name", "board", "--seconds", "0"], folder=tmp_path / "kit")
     profile = SubnetProfile.load(out)
     assert (profile.name, profile.held_out, len(profile.ms)) == ("board", None, 16)
+    folder = request.getfixturevalue("supernet" if kind == "pictures" else "text_folder")
     assert profile.network_sha256 == structure_sha256(folder)
     assert profile.judged().error.count == 4
 

@@ -202,8 +202,8 @@ class DeviceProfile(BaseModel):
         except ValidationError as error:
             if any(part["loc"] == ("kind",) for part in error.errors()):
                 raise DeviceError(
-                    f"{path} tells times of whole subnets of a network, for `brickyard search`; here times of "
-                    "a factory's blocks are needed, as `brickyard profile` of the factory gives them"
+                    f"{path} tells times of whole subnets of a network, for `brickyard search`; here times "
+                    "of a factory's blocks are needed, as `brickyard profile` of the factory gives them"
                 ) from None
             first = error.errors()[0]
             where = ".".join(str(part) for part in first["loc"]) or "file"

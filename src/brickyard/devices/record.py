@@ -9,7 +9,7 @@ import platform
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -26,7 +26,7 @@ from brickyard.devices.measure import (
 
 Floats = npt.NDArray[np.float64]
 
-BY_SUBNETS = "subnets"
+BY_SUBNETS: Final = "subnets"
 """Kind of the plans and records that are about whole subnets alone."""
 
 

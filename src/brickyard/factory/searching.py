@@ -147,8 +147,8 @@ class SubnetEvaluator:
         from brickyard.factory.factory import Factory
         from brickyard.factory.subnets import Subnets
 
-        subnets, found = self.subnets, {}
-        path = find_factory(self.setup.network)
+        subnets, path = self.subnets, find_factory(self.setup.network)
+        found: dict[str, DeviceProfile | SubnetProfile] = {}
         for measure in self.setup.measures:
             if measure.device is None:
                 continue

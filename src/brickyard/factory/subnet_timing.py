@@ -33,19 +33,21 @@ _PASSES, _MOST_PASSES, _SECONDS = 8, 40, 180.0
 
 
 class Timable(Protocol):
-    """What is needed of a network; see `brickyard.factory.timable` for those of folders.
+    """What is needed of a network; see `brickyard.factory.timable` for those of folders."""
 
-    Attributes:
-        space: All decisions but those of the head.
-        sha256: Hash of its structure.
-        feed: Inputs by name where random numbers are no legal ones; else empty.
-    """
+    @property
+    def space(self) -> Space:
+        """All decisions but those of the head."""
 
-    space: Space
-    sha256: str
-    feed: Mapping[str, npt.NDArray[np.int64]]
+    @property
+    def sha256(self) -> str:
+        """Hash of its structure."""
 
-    def canonical(self, config: Config) -> Config:
+    @property
+    def feed(self) -> Mapping[str, npt.NDArray[np.int64]]:
+        """Inputs by name where random numbers are no legal ones; else empty."""
+
+    def canonical(self, config: Config, /) -> Config:
         """Return the config that computes the same."""
 
     def content(self, config: Config) -> bytes:

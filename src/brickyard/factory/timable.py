@@ -33,8 +33,6 @@ class TimablePictures:
         ExportError: The network has parts that cannot be cut in a graph.
     """
 
-    feed: Mapping[str, npt.NDArray[np.int64]] = {}
-
     def __init__(self, path: Path) -> None:
         read_manifest(path, format_version=FORMAT_VERSION, kind="network")
         self._blueprint = export_blueprint(load_network(path))
@@ -42,7 +40,12 @@ class TimablePictures:
         self._head = {part.name: part.largest() for part in whole if part.name in HEAD_SUBSETS}
         self.space = Space.from_json([part.to_json() for part in whole if part.name not in HEAD_SUBSETS])
         self.sha256 = structure_sha256(path)
-        self.canonical = Canonical(self._blueprint, self.space)
+        self.feed: Mapping[str, npt.NDArray[np.int64]] = {}
+        self._canonical = Canonical(self._blueprint, self.space)
+
+    def canonical(self, config: Config) -> Config:
+        """Return the config that computes the same."""
+        return self._canonical(config)
 
     def content(self, config: Config) -> bytes:
         """Return a subnet as serialized ONNX, with a whole head."""
