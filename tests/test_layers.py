@@ -63,6 +63,7 @@ NEEDS_TORCH = {
     "factory/text_subnets.py",
     "factory/text_export.py",
     "factory/text_make.py",
+    "factory/timable.py",
     "factory/supernet.py",
     "factory/supernet_build.py",
     "factory/supernet_jobs.py",

@@ -84,6 +84,51 @@ def test_a_kit_is_written_instead_of_a_profile(run, pico, tmp_path):
     assert "already exists" in again.stderr
 
 
+def test_a_network_is_profiled_by_subnets(run, supernet, tmp_path, monkeypatch):
+    for limit, value in (("_PASSES", 2), ("_SECONDS", 0.0)):
+        monkeypatch.setattr(f"brickyard.factory.subnet_timing.{limit}", value)
+    file = tmp_path / "devices" / "board.json"
+    arguments = ("profile", supernet, "--out", file, "--name", "board", "--subnets", 16)
+    with monkeypatch.context() as patch:
+
+        def stop(*arguments, **options):
+            raise KeyboardInterrupt
+
+        patch.setattr("brickyard.factory.subnet_timing.subnets_record", stop)
+        stopped = run(*arguments)
+    assert stopped.exit_code == 130
+    assert "board.json.measuring; give the same command again" in stopped.stderr
+    other = run("profile", supernet, "--out", file, "--subnets", 17)
+    assert other.exit_code == 1
+    assert "holds times of another network, machine or runtime" in other.stderr
+    done = run(*arguments)
+    assert done.exit_code == 0, done.output
+    assert done.stdout.startswith("board: threads 1")
+    assert "on 4 subnets that were held out" in done.stdout
+    assert "timing" in done.stderr
+    assert [path.name for path in file.parent.iterdir()] == ["board.json"]
+    found = run(
+        *("search", supernet, "--objectives", "accuracy", f"latency_ms@{file}", "--evaluations", 2),
+        *("--pictures", 30, "--sampler", "random", "--out", tmp_path / "found"),
+    )
+    assert found.exit_code == 0, found.output
+    assert "device board: error of latencies" in found.stderr
+    assert "latency_ms@board" in found.stdout
+    kit = run("profile", supernet, "--kit", tmp_path / "kit.zip", "--subnets", 16)
+    assert "kit.zip: 16 models" in kit.stdout
+
+
+def test_options_that_do_nothing_are_refused(run, pico, supernet, tmp_path):
+    for network, option, message in (
+        (supernet, "--energy", "search it by energy_mj"),
+        (pico, "--subnets=20", "a factory's blocks are timed"),
+    ):
+        done = run("profile", network, "--out", tmp_path / "board.json", option)
+        assert done.exit_code == 1
+        assert message in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_factories_are_listed(run, pico, monkeypatch):
     monkeypatch.setattr("brickyard.factory.folder.bundled_factories", lambda: {"pico": pico})
     done = run("factories")

@@ -113,7 +113,7 @@ def search(
     was measured keeps the limits.
     """
     from brickyard.factory.measures import read_measures
-    from brickyard.factory.searching import SearchSetup, search_network
+    from brickyard.factory.searching import SearchSetup, search_network, told_errors
 
     wanted, bounds = read_measures(objectives, limits or ())
     columns = tuple(column.strip() for column in attributes.split(",") if column.strip())
@@ -136,6 +136,8 @@ def search(
         name=name,
     )
     _quieten()
+    for line in told_errors(setup):
+        say(line)
     shown: set[int] = set()
     try:
         with Meter() as meter:

@@ -10,6 +10,7 @@ import hashlib
 import io
 import json
 import zipfile
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -36,15 +37,16 @@ _START = """from brickyard.devices.kit_run import main
 if __name__ == "__main__":
     main()
 """
-_README = """Measures this machine for the factory {name}.
+_README = """Measures this machine for {name}.
 
     python measure.py --threads 1 --out device.json
 
 Needs Python 3.10 or newer, numpy and onnxruntime. Nothing else should run meanwhile.
-A run that is stopped goes on when it is started again. With --energy the processor's energy counter is read
-too, where the machine has one.
-Take device.json back: brickyard make {name} --latency-ms X --device device.json
+A run that is stopped goes on when it is started again.
+{use}
 """
+_USE = """With --energy the processor's energy counter is read too, where the machine has one.
+Take device.json back: brickyard make {name} --latency-ms X --device device.json"""
 
 
 def write_kit(network: Cuttable, path: Path, *, seed: int, name: str, runtime: Runtime = ORT) -> int:
@@ -63,12 +65,35 @@ def write_kit(network: Cuttable, path: Path, *, seed: int, name: str, runtime: R
     Raises:
         DeviceError: The runtime is not ONNX Runtime.
     """
+    plan = plan_of(network, seed=seed)
+    models = (model.SerializeToString() for model in models_of(network, plan))
+    return pack_kit(path, plan, models, runtime=runtime, name=name, use=_USE.format(name=name))
+
+
+def pack_kit(
+    path: Path, plan: Mapping[str, Any], models: Iterable[bytes], *, runtime: Runtime, name: str, use: str
+) -> int:
+    """Write the models of a plan, with made-up weights, and what times them.
+
+    Args:
+        path: Zip file to write, whole or not at all.
+        plan: What `brickyard.devices.kit_run` reads.
+        models: The models in the plan's order, serialized.
+        runtime: What the models are prepared for; ONNX Runtime, in one of its precisions.
+        name: Name of what is measured, for the kit's readme.
+        use: Last lines of the readme: what becomes of the file that the kit writes.
+
+    Returns:
+        Number of models in it.
+
+    Raises:
+        DeviceError: The runtime is not ONNX Runtime.
+    """
     if not isinstance(runtime, OnnxRuntime):
         raise DeviceError(
             f"a kit measures with onnxruntime, not with {runtime.name}; take another runtime, or profile on "
             "the device itself"
         )
-    plan = plan_of(network, seed=seed)
     files: dict[str, str] = {}
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
@@ -78,8 +103,9 @@ def write_kit(network: Cuttable, path: Path, *, seed: int, name: str, runtime: R
             info = zipfile.ZipInfo(f"kit/{file}", (2020, 1, 1, 0, 0, 0))
             archive.writestr(info, content, zipfile.ZIP_DEFLATED)
 
-        for number, model in enumerate(models_of(network, plan)):
-            content = runtime.prepared(_hollow(model).SerializeToString(deterministic=True))
+        for number, model in enumerate(models):
+            hollow = _hollow(onnx.load_model_from_string(model))
+            content = runtime.prepared(hollow.SerializeToString(deterministic=True))
             file = f"models/{number:04d}.onnx"
             files[file] = hashlib.sha256(content).hexdigest()
             add(file, content)
@@ -95,7 +121,7 @@ def write_kit(network: Cuttable, path: Path, *, seed: int, name: str, runtime: R
         for file in _EMPTY:
             add(f"brickyard/{file}", "")
         add("measure.py", _START)
-        add("README.txt", _README.format(name=name))
+        add("README.txt", _README.format(name=name, use=use))
     write_bytes(path, buffer.getvalue())
     return len(files)
 

@@ -22,7 +22,8 @@ from brickyard.devices.measure import (
     slowdown,
     this_device_name,
 )
-from brickyard.devices.record import predicted_ms, profile_record
+from brickyard.devices.record import BY_SUBNETS, predicted_ms, profile_record, subnets_record
+from brickyard.devices.runtimes.base import Fed, Session
 from brickyard.devices.runtimes.ort import OnnxRuntime
 
 _FINEST = 0.02  # the clock's step, at most this share of the shortest time
@@ -57,9 +58,14 @@ def main(arguments: list[str] | None = None, *, folder: Path | None = None) -> N
     except KeyboardInterrupt:
         _say("stopped; the same command goes on")
         raise SystemExit(130) from None
+    error_told = (
+        f"{len(record['subnets'])} subnets; the error is told where the file is used"
+        if record.get("kind") == BY_SUBNETS
+        else f"error {record['held_out_mape']:.1%} on {record['held_out']} held-out subnets"
+    )
     _say(
-        f"{given.out}: {record['name']}, error {record['held_out_mape']:.1%} on {record['held_out']} "
-        f"held-out subnets, noise {record['noise']:.1%}, slowdown {record['slowdown']:+.1%}"
+        f"{given.out}: {record['name']}, {error_told}, noise {record['noise']:.1%}, slowdown "
+        f"{record['slowdown']:+.1%}"
     )
 
 
@@ -88,15 +94,20 @@ def run(
         raise DeviceError(f"{out} already exists; choose another file or remove it first")
     counter = EnergyCounter(POWERCAP) if energy else None
     plan, models = _read(folder)
+    by_subnets = plan.get("kind") == BY_SUBNETS
+    if by_subnets and energy:
+        raise DeviceError("this kit tells no energy, as it measures whole subnets; leave --energy out")
+    feed = {name: np.array(ids, dtype=np.int64) for name, ids in plan.get("inputs", {}).items()}
     runtime = OnnxRuntime(plan["precision"])
     state = folder / f"times-{threads}t.json"
     key = {"models": plan["models"], "runtime": runtime.full_name(), "processor": processor_name()}
     earlier = _earlier(state, key, passes_of=len(models))
     step = clock_step_ns()
-    sessions = []
+    sessions: list[Session] = []
     for number, content in enumerate(models):
         _progress(f"opening {number + 1} of {len(models)}")
-        sessions.append(runtime.open(content, threads=threads))
+        session = runtime.open(content, threads=threads)
+        sessions.append(Fed(session, feed) if feed else session)
     bursts = round_robin(
         sessions,
         most_passes=_MOST_PASSES,
@@ -120,7 +131,7 @@ def run(
             "machine is throttled. No profile was written. Stop other programs, let it cool, and run this "
             f"again; it goes on from {len(bursts[0])} passes, or remove {state.name} to start anew"
         )
-    record = profile_record(
+    record = (subnets_record if by_subnets else profile_record)(
         plan,
         bursts,
         name=name or this_device_name(threads, runtime),

@@ -78,6 +78,7 @@ def round_robin(
     least_runs: int = 10,
     most_runs: int = 40,
     report: Callable[[int, int], None] = lambda done, most: None,
+    each: Callable[[int, int], None] = lambda done, most: None,
     earlier: Sequence[Sequence[Sequence[float]]] | None = None,
     keep: Callable[[list[list[list[float]]]], None] = lambda times: None,
 ) -> list[Floats]:
@@ -96,6 +97,7 @@ def round_robin(
         least_runs: Fewest runs of a burst.
         most_runs: Most runs of a burst.
         report: Called with the passes that are done and their largest number.
+        each: Called with the bursts that are done, of all sessions together, and their largest number.
         earlier: Bursts of each session from a measurement that was stopped, as `keep` got them; they count as
             passes that are done.
         keep: Called after each pass with all bursts `[sessions][passes][runs]`.
@@ -112,6 +114,7 @@ def round_robin(
     for number in range(len(times[0]), most_passes):
         report(number, most_passes)
         for place, (session, given) in enumerate(zip(sessions, inputs, strict=True)):
+            each(number * len(sessions) + place, most_passes * len(sessions))
             times[place].append(run_times(session, given, runs[place] + 2)[2:])
         keep(times)
         if number + 1 < passes:
@@ -137,6 +140,23 @@ def typical(times: Floats, bursts: int = 4) -> float:
     medians = np.median(times, axis=1)
     size = min(bursts, len(medians))
     return float(medians[: len(medians) // size * size].reshape(-1, size).min(axis=1).mean())
+
+
+def medians(times: Sequence[Floats]) -> tuple[Floats, float]:
+    """Return the median of each session on a quiet machine, milliseconds.
+
+    The 20th percentile of the quietest burst is disturbed least by others; what it is below the median is
+    common to all sessions.
+
+    Args:
+        times: Bursts of each session, `[passes, runs]`.
+
+    Returns:
+        The medians `[sessions]`, and the median of runs over their 20th percentile.
+    """
+    low = np.array([quiet(rows, 20) for rows in times])
+    ratio = float(np.median([typical(rows) for rows in times] / low))
+    return low * ratio, ratio
 
 
 def disagreement(times: Sequence[Floats]) -> float:

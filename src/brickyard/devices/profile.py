@@ -200,6 +200,11 @@ class DeviceProfile(BaseModel):
         try:
             return cls.model_validate_json(Path(path).read_bytes())
         except ValidationError as error:
+            if any(part["loc"] == ("kind",) for part in error.errors()):
+                raise DeviceError(
+                    f"{path} tells times of whole subnets of a network, for `brickyard search`; here times "
+                    "of a factory's blocks are needed, as `brickyard profile` of the factory gives them"
+                ) from None
             first = error.errors()[0]
             where = ".".join(str(part) for part in first["loc"]) or "file"
             raise DeviceError(

@@ -9,7 +9,7 @@ import platform
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -18,13 +18,16 @@ from brickyard.devices.fit import fit
 from brickyard.devices.measure import (
     clock_step_ns,
     disagreement,
+    medians,
     processor_name,
     quiet,
     slowdown,
-    typical,
 )
 
 Floats = npt.NDArray[np.float64]
+
+BY_SUBNETS: Final = "subnets"
+"""Kind of the plans and records that are about whole subnets alone."""
 
 
 def profile_record(
@@ -52,9 +55,7 @@ def profile_record(
     parts = iter(bursts)
     tables = {block: _table(grid, parts) for block, grid in plan["blocks"].items()}
     whole = list(parts)
-    low = np.array([quiet(rows, 20) for rows in whole])
-    ratio = float(np.median([typical(rows) for rows in whole] / low))
-    times, first = low * ratio, plan["fit"]
+    (times, ratio), first = medians(whole), plan["fit"]
     alone = np.array(
         [[alone_ms(table, config, block) for block, table in tables.items()] for config in plan["subnets"]]
     )
@@ -87,6 +88,47 @@ def profile_record(
         "fitted": first,
         "held_out": len(whole) - first,
         "seed": plan["seed"],
+        "created": time.strftime("%Y-%m-%dT%H:%M:%S+00:00", time.gmtime()),
+    }
+
+
+def subnets_record(
+    plan: Mapping[str, Any],
+    bursts: Sequence[Floats],
+    *,
+    name: str,
+    runtime: str,
+    precision: str,
+    threads: int,
+) -> dict[str, Any]:
+    """Make the record of a profile by whole subnets; see `brickyard.factory.subnet_profile.SubnetProfile`.
+
+    Args:
+        plan: What was timed, as `brickyard.factory.subnet_timing.plan_of` gives it.
+        bursts: Milliseconds `[passes, runs]` of each subnet, in the order of the plan.
+        name: Name of the device.
+        runtime: Library and version.
+        precision: Numbers that it computes with.
+        threads: Threads of the runtime.
+
+    Returns:
+        JSON values. What is predicted, and how well, is worked out where the search is.
+    """
+    times, _ = medians(bursts)
+    return {
+        "format_version": 1,
+        "kind": BY_SUBNETS,
+        "name": name,
+        "machine": f"{platform.machine()} {platform.system()}",
+        "processor": processor_name(),
+        "runtime": runtime,
+        "threads": threads,
+        "precision": precision,
+        **{part: plan[part] for part in ("network_sha256", "space", "subnets", "fitted", "seed")},
+        "ms": times.round(6).tolist(),
+        "noise": disagreement(bursts),
+        "slowdown": slowdown(bursts) if len(bursts[0]) >= 3 else 0.0,
+        "clock_step_ns": clock_step_ns(),
         "created": time.strftime("%Y-%m-%dT%H:%M:%S+00:00", time.gmtime()),
     }
 

@@ -27,6 +27,7 @@ from brickyard.devices.profile import DeviceProfile
 from brickyard.factory.folder import find_factory
 from brickyard.factory.measures import Bound, Measure
 from brickyard.factory.records import Record
+from brickyard.factory.subnet_profile import SubnetProfile, structure_sha256
 
 if TYPE_CHECKING:
     from brickyard.core.space import Space
@@ -91,8 +92,7 @@ class SearchSetup(Record):
             )
         devices = {}
         for file in sorted({measure.device for measure in self.measures if measure.device}):
-            inside = manifest.parent / "devices" / f"{file}.json"
-            place = inside if inside.is_file() else Path(file)
+            place = _device_file(manifest.parent, file)
             if not place.is_file():
                 raise DeviceError(
                     f"{file} is not a file; expected a device profile, of `brickyard profile`, or a table"
@@ -137,27 +137,39 @@ class SubnetEvaluator:
         return self.subnets.space
 
     @cached_property
-    def devices(self) -> dict[str, DeviceProfile]:
+    def devices(self) -> dict[str, DeviceProfile | SubnetProfile]:
         """The devices by the names of their files.
 
         Raises:
             DeviceError: One is malformed, of another network, or cannot tell what is asked of it.
+            MissingExtraError: The extra `search` is not installed.
         """
         from brickyard.factory.factory import Factory
         from brickyard.factory.subnets import Subnets
 
-        subnets, found = self.subnets, {}
+        subnets, path = self.subnets, find_factory(self.setup.network)
+        found: dict[str, DeviceProfile | SubnetProfile] = {}
         for measure in self.setup.measures:
             if measure.device is None:
                 continue
+            energy = measure.kind == "energy_mj"
+            whole = SubnetProfile.load_if(_device_file(path, measure.device))
+            if whole is not None:
+                if energy:
+                    raise DeviceError(
+                        f"device {whole.name!r} tells times of whole subnets and says nothing of energy; "
+                        "take energy_mj, measured on this machine"
+                    )
+                found[measure.device] = whole.fitting(structure_sha256(path), self.setup.network).judged()
+                continue
             if not isinstance(subnets, Subnets):
                 raise DeviceError(
-                    f"{measure.name}: devices tell times of blocks of pictures' networks, and this one reads "
-                    f"tokens; take {measure.kind}, measured on this machine"
+                    f"{measure.name}: this device tells times of blocks of pictures' networks, and this one "
+                    f"reads tokens; profile it by `brickyard profile {self.setup.network}`"
                 )
             factory = Factory(subnets.folder)
-            profile = factory.device(measure.device, energy=measure.kind == "energy_mj")
-            _require_all(profile, subnets)
+            profile = factory.device(measure.device, energy=energy)
+            _require_all(profile, subnets, self.setup.network)
             found[measure.device] = profile
         return found
 
@@ -211,8 +223,11 @@ class SubnetEvaluator:
         for measure in self.setup.measures:
             if measure.device is not None:
                 device = self.devices[measure.device]
-                energy = measure.kind == "energy_mj"
-                value = device.predict_energy(full) if energy else device.predict(full)
+                if isinstance(device, SubnetProfile):
+                    value: float | None = device.predict(self.canonical(Config(config)))
+                else:
+                    energy = measure.kind == "energy_mj"
+                    value = device.predict_energy(full) if energy else device.predict(full)
                 assert value is not None  # `devices` has refused devices without energy
                 metrics[measure.name] = value
         return {name: float(value) for name, value in metrics.items()}
@@ -235,7 +250,7 @@ def open_subnets(setup: SearchSetup) -> Subnets | TextSubnets:
     if not reads_texts(setup):
         return open_pictures(setup)
     path = find_factory(setup.network)
-    _need_torch()
+    need_torch()
     if setup.data is not None:
         raise ConfigError(
             f"data = {setup.data['data']!r}: subnets of networks that read tokens are judged by the texts in "
@@ -263,7 +278,7 @@ def open_pictures(setup: SearchSetup, **options: Any) -> Subnets:
     Raises:
         MissingExtraError: torch is not installed.
     """
-    _need_torch()
+    need_torch()
     path = find_factory(setup.network)
     from brickyard.factory.network_folder import DataChoice
     from brickyard.factory.subnets import Subnets
@@ -280,12 +295,42 @@ def open_pictures(setup: SearchSetup, **options: Any) -> Subnets:
     )
 
 
-def _need_torch() -> None:
+def need_torch() -> None:
+    """Refuse to go on without torch.
+
+    Raises:
+        MissingExtraError: It is not installed.
+    """
     if find_spec("torch") is None:
         raise MissingExtraError("torch", extra="train")
 
 
-def _require_all(profile: DeviceProfile, subnets: Subnets) -> None:
+def told_errors(setup: SearchSetup) -> list[str]:
+    """Say how good the devices of a search are, a line for each that tells times of whole subnets.
+
+    Args:
+        setup: What is searched.
+
+    Raises:
+        ArtifactError: The network is not there.
+        DeviceError: A device is missing or malformed.
+        MissingExtraError: The extra `search` is not installed.
+    """
+    network, lines = find_factory(setup.network), []
+    for file in dict.fromkeys(measure.device for measure in setup.measures if measure.device):
+        whole = SubnetProfile.load_if(_device_file(network, file))
+        if whole is not None:
+            lines.append(f"device {whole.name}: error of latencies {whole.error}")
+    return lines
+
+
+def _device_file(network: Path, name: str) -> Path:
+    """Return the file of a device: one that the folder brings, else that of this path."""
+    inside = network / "devices" / f"{name}.json"
+    return inside if inside.is_file() else Path(name)
+
+
+def _require_all(profile: DeviceProfile, subnets: Subnets, network: str) -> None:
     """Refuse a device where decisions change what a subnet costs, but not what the device says.
 
     Raises:
@@ -298,7 +343,8 @@ def _require_all(profile: DeviceProfile, subnets: Subnets) -> None:
     if silent:
         raise DeviceError(
             f"device {profile.name!r} tells times of blocks of bricks, and {silent[0]!r} is none of them, so "
-            "it cannot tell one such subnet from another; take latency_ms, measured on this machine"
+            "it cannot tell one such subnet from another; profile the network by "
+            f"`brickyard profile {network}`"
         )
 
 

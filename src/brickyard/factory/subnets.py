@@ -29,6 +29,7 @@ from brickyard.core.task import Task
 from brickyard.devices.measure import measure_session
 from brickyard.devices.runtimes import Session, runtime_named
 from brickyard.devices.runtimes.ort import ORT
+from brickyard.factory.canonical import Canonical
 from brickyard.factory.clock import Clock
 from brickyard.factory.folder import FactoryFolder
 from brickyard.factory.formats import FORMATS, Format
@@ -271,32 +272,11 @@ class Subnets(Maker):
             chosen: A config of `space`. Those of blocks that a depth leaves out play no part, nor those of a
                 branch in which no brick is on.
         """
-        gone = [
-            f"{stage.prefix}.{block}."
-            for stage in self.blueprint.stages
-            for block in range(chosen[stage.decision], stage.count)
-        ]
-        empty = [
-            (left.decision, f"{left.prefix}.")
-            for left in self.blueprint.leftovers
-            if left.decision in chosen and not chosen[left.decision]
-        ]
-        idle = {}
-        for decision in self.space:
-            prefixes = (*gone, *(prefix for name, prefix in empty if name != decision.name))
-            tensors = self._tensors.get(decision.name)
-            if tensors and all(tensor.startswith(prefixes) for tensor in tensors):
-                idle[decision.name] = decision.largest()
-        return Config({**chosen, **idle})
+        return self._canonical(chosen)
 
     @cached_property
-    def _tensors(self) -> dict[str, list[str]]:
-        """The initializers that each decision cuts."""
-        found: dict[str, list[str]] = {}
-        for tensor, cuts in self.blueprint.cuts.items():
-            for cut in cuts:
-                found.setdefault(cut.decision, []).append(tensor)
-        return found
+    def _canonical(self) -> Canonical:
+        return Canonical(self.blueprint, self.space)
 
 
 def _head(space: Space, task: Task, folder: FactoryFolder) -> dict[str, Any]:

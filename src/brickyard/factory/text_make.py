@@ -49,7 +49,7 @@ from brickyard.factory.text_records import (
     TextReport,
 )
 from brickyard.factory.text_report_html import render_text
-from brickyard.factory.text_subnets import Fed, TextSubnets, macs_of
+from brickyard.factory.text_subnets import TextSubnets, macs_of
 
 _PARITY_TEXTS = 12
 _EXAMPLES = 8
@@ -201,7 +201,9 @@ class _Opened:
             feeds.append([inputs[1], torch.from_numpy(self.model.encode(inputs[0][0].tolist()))])
         latency = {}
         for file, session, feed in zip(self.files, self.model.sessions, feeds, strict=True):
-            latency[file] = measure_session(Fed(session, feed), threads=self.threads).p50
+            names = [entry.name for entry in session.get_inputs()]
+            fed = Fed(session, {name: part.numpy() for name, part in zip(names, feed, strict=True)})
+            latency[file] = measure_session(fed, threads=self.threads).p50
         return TextCosts(
             macs=macs_of(self.module, inputs),
             parameters=sum(tensor.numel() for tensor in self.module.parameters()),

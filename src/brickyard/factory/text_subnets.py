@@ -13,6 +13,8 @@ from collections.abc import Collection, Mapping, Sequence
 from functools import cached_property
 from typing import Any, Protocol
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
@@ -25,7 +27,8 @@ from brickyard.core.network import Network
 from brickyard.core.space import HEAD_SUBSETS, Space
 from brickyard.devices.energy import POWERCAP, EnergyCounter, measure_energy
 from brickyard.devices.measure import measure_session
-from brickyard.devices.runtimes import Session, runtime_named
+from brickyard.devices.runtimes import runtime_named
+from brickyard.devices.runtimes.base import Fed
 from brickyard.export.whole import OPSET
 
 _IDLE_SECONDS = 1.0
@@ -126,6 +129,21 @@ class TextSubnets:
             for vocab_size in network.vocab_sizes
         )
 
+    @property
+    def feed(self) -> dict[str, npt.NDArray[np.int64]]:
+        """The same example, by the names of an exported file's inputs."""
+        return {
+            name: ids.numpy() for name, ids in zip(_names(self.full_inputs), self.full_inputs, strict=True)
+        }
+
+    def content(self, config: Config) -> bytes:
+        """Export a subnet as ONNX, for texts as long as the network reads.
+
+        Args:
+            config: A config of the network.
+        """
+        return export_texts(self.trained.subnet(config), self.full_inputs)
+
     def figures(self, config: Config, kinds: Collection[str]) -> dict[str, float]:
         """Count and measure a subnet.
 
@@ -147,7 +165,7 @@ class TextSubnets:
             return found
         content = export_texts(module, self.full_inputs)
         found["file_bytes"] = len(content)
-        session = Fed(self._runtime.open(content, threads=self.threads), self.full_inputs)
+        session = Fed(self._runtime.open(content, threads=self.threads), self.feed)
         if "latency_ms" in kinds:
             found["latency_ms"] = measure_session(session, threads=self.threads, runtime=self._runtime).p50
         if "energy_mj" in kinds:
@@ -223,6 +241,10 @@ def macs_of(module: nn.Module, inputs: Sequence[Tensor]) -> int:
     return int(counter.get_total_flops()) // 2
 
 
+def _names(inputs: Sequence[Tensor]) -> list[str]:
+    return [f"ids{place}" for place in range(len(inputs))]
+
+
 def export_texts(module: nn.Module, inputs: tuple[Tensor, ...]) -> bytes:
     """Export a plain module that reads ids as ONNX, for inputs of these shapes.
 
@@ -239,33 +261,7 @@ def export_texts(module: nn.Module, inputs: tuple[Tensor, ...]) -> bytes:
             buffer,  # type: ignore[arg-type]
             dynamo=False,
             opset_version=OPSET,
-            input_names=[f"ids{place}" for place in range(len(inputs))],
+            input_names=_names(inputs),
             output_names=["scores"],
         )
     return buffer.getvalue()
-
-
-class Fed:
-    """A session that brings its own inputs, as random numbers would be no ids.
-
-    Args:
-        session: The session.
-        inputs: Its inputs, in order.
-    """
-
-    def __init__(self, session: Session, inputs: Sequence[Tensor]) -> None:
-        self._session = session
-        names = [entry.name for entry in session.get_inputs()]
-        self._feed = {name: tensor.numpy() for name, tensor in zip(names, inputs, strict=True)}
-
-    def get_inputs(self) -> Sequence[Any]:
-        """Tell that nothing has to be fed."""
-        return []
-
-    def get_outputs(self) -> Sequence[Any]:
-        """Return the outputs."""
-        return self._session.get_outputs()
-
-    def run(self, outputs: Sequence[str] | None, inputs: Mapping[str, Any]) -> Sequence[Any]:
-        """Run on the session's own inputs."""
-        return self._session.run(outputs, self._feed)

@@ -125,3 +125,27 @@ def random_inputs(session: Session, *, seed: int = 0) -> dict[str, npt.NDArray[n
     """Draw normal inputs of the static shapes that a session takes."""
     rng = np.random.default_rng(seed)
     return {entry.name: rng.standard_normal(entry.shape).astype(np.float32) for entry in session.get_inputs()}
+
+
+class Fed:
+    """A session that brings its own inputs, where random numbers would be no legal ones, as ids of tokens.
+
+    Args:
+        session: The session.
+        feed: Its inputs by name.
+    """
+
+    def __init__(self, session: Session, feed: Mapping[str, npt.NDArray[Any]]) -> None:
+        self._session, self._feed = session, dict(feed)
+
+    def get_inputs(self) -> Sequence[Any]:
+        """Tell that nothing has to be fed."""
+        return []
+
+    def get_outputs(self) -> Sequence[Any]:
+        """Return the outputs."""
+        return self._session.get_outputs()
+
+    def run(self, outputs: Sequence[str] | None, inputs: Mapping[str, Any]) -> Sequence[Any]:
+        """Run on the session's own inputs."""
+        return self._session.run(outputs, self._feed)
