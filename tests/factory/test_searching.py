@@ -112,13 +112,11 @@ def test_what_is_another_search_is_refused(supernet, tmp_path):
 
 
 def test_a_search_for_another_device_begins_with_what_the_first_found(pico, board, tmp_path, monkeypatch):
-    from dataclasses import replace
-
     from brickyard.search.study import Search
 
     slow = board(Factory.load(pico))
     slow.save(tmp_path / "slow.json")
-    replace(slow, affine=(0.5, 0.0, 0.05), fixed_ms=0.05).save(tmp_path / "fast.json")
+    slow.model_copy(update={"affine": (0.5, 0.0, 0.05), "fixed_ms": 0.05}).save(tmp_path / "fast.json")
     names = {name: f"latency_ms@{tmp_path / name}.json" for name in ("slow", "fast")}
     setup = setup_of(pico, "macs", names["slow"], task="red", name="first")
     first = quiet_search(setup, out=tmp_path / "first", evaluations=8, sampler="random")
