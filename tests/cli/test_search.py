@@ -61,6 +61,7 @@ def test_a_search_starts_from_another(run, found, supernet, tmp_path):
     arguments = ("search", supernet, *arguments, "--narrow", "--repeats", 2, "--out", out)
     done = run(*arguments, "--warm-start", found, "--json")
     assert done.exit_code == 0, done.output
+    assert "search 2/2 subnets measured; the front again, up to 2 times" in done.stderr
     known = json.loads((found / "front.json").read_text())["front"]
     front = json.loads(done.stdout)["front"]
     assert {str(point["config"]) for point in front} <= {str(point["config"]) for point in known}

@@ -174,7 +174,10 @@ def search(
             def progress(done: int, total: int) -> None:
                 if done not in shown:  # asked several times a second where processes measure
                     shown.add(done)
-                    meter("search", done, total, "subnets measured")
+                    again = (
+                        f"; the front again, up to {repeats} times" if done >= total and repeats > 1 else ""
+                    )
+                    meter("search", done, total, f"subnets measured{again}")
 
             result = search_network(
                 setup,
