@@ -58,9 +58,7 @@ def test_links_lead_to_files(page: Path):
     assert not missing
 
 
-@pytest.mark.parametrize(
-    "page", ["concepts.md", "modularize.md", pytest.param("search.md", marks=pytest.mark.slow)]
-)
+@pytest.mark.parametrize("page", ["concepts.md", "modularize.md"])
 def test_python_of_the_pages_runs(page):
     for block in blocks(ROOT / "docs" / page, "python"):
         exec(compile(block, page, "exec"), {})

@@ -55,6 +55,21 @@ def test_a_factory_is_searched_for_a_task(run, pico, tmp_path):
     assert (answer["task"], answer["factory"]) == ("red circle", "pico")
 
 
+def test_a_search_starts_from_another(run, found, supernet, tmp_path):
+    out = tmp_path / "more"
+    arguments = ("--objectives", "macs", "balanced_accuracy", "--evaluations", 2, "--pictures", 30)
+    arguments = ("search", supernet, *arguments, "--narrow", "--repeats", 2, "--out", out)
+    done = run(*arguments, "--warm-start", found, "--json")
+    assert done.exit_code == 0, done.output
+    assert "search 2/2 subnets measured; the front again, up to 2 times" in done.stderr
+    known = json.loads((found / "front.json").read_text())["front"]
+    front = json.loads(done.stdout)["front"]
+    assert {str(point["config"]) for point in front} <= {str(point["config"]) for point in known}
+    done = run(*arguments)
+    assert done.exit_code == 1
+    assert "holds a search with other warm start" in done.stderr
+
+
 def test_limits_that_nothing_keeps(run, supernet, tmp_path):
     done = run(
         *("search", supernet, "--objectives", "accuracy", "macs", "--evaluations", 2, "--pictures", 30),
@@ -71,6 +86,10 @@ def test_limits_that_nothing_keeps(run, supernet, tmp_path):
         (("--objectives", "accuracy", "speed"), "'speed' is no number of a subnet"),
         (("--objectives", "accuracy", "macs", "--limits", "macs"), "write name=number"),
         (("--objectives", "accuracy", "macs", "--label", "x"), "name those too"),
+        (("--objectives", "accuracy", "macs", "--warm-start-name", "x"), "it is about --warm-start"),
+        (("--objectives", "accuracy", "macs", "--warm-start", "nowhere"), "nowhere is not there"),
+        (("--objectives", "accuracy", "macs", "--narrow", "--sampler", "random"), "does not narrow"),
+        (("--objectives", "accuracy", "macs", "--repeats", "0"), "--repeats"),
         ((), "--objectives"),
     ],
 )

@@ -5,6 +5,7 @@ import copy
 import pytest
 
 from brickyard.core.errors import ArtifactError, ConfigError, DeviceError
+from brickyard.factory.earlier import find_earlier
 from brickyard.factory.factory import Factory
 from brickyard.factory.measures import read_measures
 from brickyard.factory.searching import SearchSetup, SubnetEvaluator, read_setup, search_network
@@ -108,6 +109,80 @@ def test_what_is_another_search_is_refused(supernet, tmp_path):
         search_network(setup, out=supernet)
     with pytest.raises(ArtifactError, match="did not write it"):
         read_setup(supernet)
+
+
+def test_a_search_for_another_device_begins_with_what_the_first_found(pico, board, tmp_path, monkeypatch):
+    from brickyard.search.study import Search
+
+    slow = board(Factory.load(pico))
+    slow.save(tmp_path / "slow.json")
+    slow.model_copy(update={"affine": (0.5, 0.0, 0.05), "fixed_ms": 0.05}).save(tmp_path / "fast.json")
+    names = {name: f"latency_ms@{tmp_path / name}.json" for name in ("slow", "fast")}
+    setup = setup_of(pico, "macs", names["slow"], task="red", name="first")
+    first = quiet_search(setup, out=tmp_path / "first", evaluations=8, sampler="random")
+    lessons = []
+    warm = Search._warm
+
+    def noted(self, *arguments):
+        settings, front = warm(self, *arguments)
+        lessons.append(settings.warm_start)
+        return settings, front
+
+    monkeypatch.setattr(Search, "_warm", noted)
+    setup = setup_of(pico, "macs", names["fast"], task="red", limits=[f"{names['fast']}=0.000001"])
+    second, more = tmp_path / "second", {"warm_start": find_earlier(str(tmp_path / "first"))}
+    found = quiet_search(setup, out=second, evaluations=len(first.front), **more)
+    assert {point.config for point in found.points} == {point.config for point in first.front}
+    known = [[point.metrics[name] for point in first.points] for name in ("macs", "latency_ms@slow")]
+    assert [values.tolist() for values in lessons[-1].values[:2]] == known
+    shared = {point.config: point.metrics["latency_ms@slow"] for point in first.points}
+    assert all(point.metrics["latency_ms@fast"] < shared[point.config] for point in found.points)
+    (tmp_path / "first").rename(tmp_path / "moved")
+    more = {"warm_start": find_earlier(str(tmp_path / "moved" / "search.db"), "first")}
+    assert len(quiet_search(setup, out=second, evaluations=len(first.front) + 1, **more).points) > len(
+        first.front
+    )
+    with pytest.raises(ConfigError, match="holds a search with other warm start; give the same command"):
+        quiet_search(setup, out=second)
+
+
+def test_a_warm_start_that_teaches_nothing_is_refused(supernet, pico, tmp_path):
+    setup, first = setup_of(supernet, "accuracy", "macs"), tmp_path / "first"
+    quiet_search(setup, out=first, evaluations=2)
+    elsewhere = str(tmp_path / "shared.db")
+    quiet_search(setup, out=tmp_path / "away", evaluations=1, storage=elsewhere)
+    out, before = tmp_path / "out", sorted(tmp_path.rglob("*"))
+
+    def refused(error, message, place, name=None, *, setup=setup, out=out, **more):
+        with pytest.raises(error, match=message):
+            quiet_search(setup, out=out, warm_start=find_earlier(str(place), name), **more)
+        assert sorted(tmp_path.rglob("*")) == before
+
+    of_pico = setup_of(pico, "accuracy", "macs", task="red")
+    refused(ConfigError, "warm start: study 'search' is of another space", first, setup=of_pico)
+    refused(ConfigError, "study 'search' is this very search", first, out=first)
+    refused(ConfigError, "is this very search", elsewhere, storage=f"sqlite:///{elsewhere}")
+    refused(ConfigError, "there is no study 'other' in the storage", first / "search.db", "other")
+    refused(ConfigError, "a folder, which names its study itself", first, "search")
+    refused(
+        ArtifactError, "lies elsewhere; .* --warm-start STORAGE --warm-start-name search", tmp_path / "away"
+    )
+    refused(ArtifactError, r"holds no search\.json", supernet)
+    refused(ArtifactError, "is not there", f"sqlite:///{tmp_path / 'none.db'}")
+    refused(ArtifactError, "is no file of SQLite", first / "search.json")
+
+
+def test_options_of_the_sampler_are_handed_on(supernet, tmp_path):
+    setup = setup_of(supernet, "latency_ms", "macs")
+    more = {"out": tmp_path / "found", "evaluations": 2}
+    with pytest.raises(ConfigError, match="sampler random does not narrow"):
+        quiet_search(setup, **more, sampler="random", narrow=True)
+    with pytest.raises(ConfigError, match="repeats = 0 must be at least 1"):
+        quiet_search(setup, **more, repeats=0)
+    assert not (tmp_path / "found").exists()
+    assert [len(point.measurements) for point in quiet_search(setup, **more).points] == [1, 1]
+    again = quiet_search(setup, **more, repeats=3, narrow=True)
+    assert all(2 <= len(point.measurements) <= 3 for point in again.front)
 
 
 def test_a_quality_of_other_networks_is_refused(supernet):

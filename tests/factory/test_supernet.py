@@ -13,6 +13,8 @@ from brickyard.core.task import Vocabulary
 from brickyard.data.digits import load_digits
 from brickyard.data.source import DataSource, load_data
 from brickyard.data.texts import Pairs, PairSource, Texts, TextSource
+from brickyard.factory.measures import read_measures
+from brickyard.factory.searching import SearchSetup, SubnetEvaluator
 from brickyard.factory.supernet import load_trained
 from brickyard.factory.supernet_build import SupernetBuild, train_supernet
 from brickyard.train.supernet import SupernetSettings
@@ -94,6 +96,16 @@ def test_quality_is_that_of_the_examples(folders):
     assert trained.evaluate(config, examples)["accuracy"] == pytest.approx(np.mean(right))
     turned = Texts(examples.texts, 1 - examples.labels)
     assert trained.evaluate(config, turned)["accuracy"] == pytest.approx(1 - np.mean(right))
+
+
+@pytest.mark.parametrize(("kind", "metric"), [("texts", "accuracy"), ("pairs", "bleu")])
+def test_a_search_judges_by_as_many_examples_as_wanted(folders, kind, metric):
+    objectives = read_measures([metric, "macs"])[0]
+    setup = SearchSetup(network=str(folders[kind]), objectives=objectives, pictures=5, seed=2)
+    evaluate, trained = SubnetEvaluator(setup), load_trained(folders[kind])
+    config, judged = evaluate.space.largest(), evaluate.subnets.labelled
+    assert len(judged) == 5 < len(trained.heldout)
+    assert evaluate(config)[metric] == pytest.approx(trained.evaluate(config, judged)[metric])
 
 
 def test_statistics_belong_to_the_subnet(folders):

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from brickyard.core.errors import ConfigError
+from brickyard.data.texts import Texts
 from brickyard.devices.runtimes.ort import ORT
 from brickyard.factory.text_subnets import TextSubnets, export_texts, macs_of
 from brickyard.networks import build
@@ -15,12 +16,13 @@ class Judged:
 
     def __init__(self, name: str, metric: str) -> None:
         self.network, self.metric = build(name).eval(), metric
+        self.heldout = Texts(tuple(str(place) for place in range(20)), np.arange(20))
 
     def subnet(self, config):
         return self.network.extract(config).eval()
 
-    def evaluate(self, config):
-        return {self.metric: float(len(list(self.subnet(config).parameters())))}
+    def evaluate(self, config, examples):
+        return {self.metric: float(examples.labels.sum())}
 
 
 @pytest.fixture(scope="module", params=[("text_encoder_pico", "accuracy"), ("translation_pico", "bleu")])
@@ -68,6 +70,19 @@ def test_layers_left_out_decide_nothing(subnets):
     np.testing.assert_array_equal(*scores)
     deep = subnets.space.largest().replace({last[0].name: last[0].smallest()})
     assert subnets.canonical(deep) == deep
+
+
+def test_all_subnets_are_judged_by_the_same_examples_and_no_more_than_wanted():
+    trained = Judged("text_encoder_pico", "accuracy")
+    for wanted, count in ((7, 7), (20, 20), (1000, 20)):
+        subnets = TextSubnets(trained, examples=wanted, seed=3)
+        labels = subnets.labelled.labels
+        assert len(set(labels.tolist())) == count
+        small, large = (subnets.config(c) for c in (subnets.space.smallest(), subnets.space.largest()))
+        judged = [subnets.figures(config, {"accuracy"})["accuracy"] for config in (small, large)]
+        assert judged == [labels.sum()] * 2
+    draws = [TextSubnets(trained, examples=7, seed=seed).labelled.labels.tolist() for seed in (3, 3, 4)]
+    assert draws[0] == draws[1] != draws[2]
 
 
 def test_tasks_are_refused():

@@ -152,6 +152,13 @@ def test_points_out_of_the_limits_are_no_front():
     assert lesson_of([{}, {}], metrics, objectives=objectives, limits=limits).front(1, 5) == [1]
 
 
+def test_where_all_points_break_the_limits_the_front_is_that_of_all():
+    objectives = objectives_of(["min:error", "min:latency_ms@fast"])
+    limits = limits_of({"latency_ms@fast": 1.0}, objectives)
+    metrics = [{"error": e, "latency_ms@slow": t} for e, t in ((1.0, 9.0), (2.0, 4.0), (3.0, 5.0))]
+    assert sorted(lesson_of([{}] * 3, metrics, objectives=objectives, limits=limits).front(2, 5)) == [0, 1]
+
+
 def test_a_study_that_cannot_teach_is_refused(earlier):
     more = {"objectives": OBJECTIVES, "warm_start": earlier}
     with pytest.raises(ConfigError, match="study 'search' is of another space"):

@@ -77,12 +77,42 @@ def search(
         str | None, typer.Option(metavar="COLUMN", help="Column of the image in --data, if not found.")
     ] = None,
     pictures: Annotated[
-        int, typer.Option(metavar="N", min=2, help="Most labelled pictures that a subnet is judged by.")
+        int,
+        typer.Option(metavar="N", min=2, help="Most labelled pictures or texts that a subnet is judged by."),
     ] = 1000,
     sampler: Annotated[
         Literal["linas", "nsga2", "random", "exhaustive"],
         typer.Option(help="How subnets are chosen; linas asks predictors."),
     ] = "linas",
+    warm_start: Annotated[
+        str | None,
+        typer.Option(
+            metavar="DIR|URL|FILE",
+            help="Earlier search of the same network to learn from, such as one for another device or task: "
+            "its folder, or the storage where it was kept.",
+        ),
+    ] = None,
+    warm_start_name: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="Name of the earlier search in the storage --warm-start. Default: search.",
+            show_default=False,
+        ),
+    ] = None,
+    narrow: Annotated[
+        bool,
+        typer.Option("--narrow/--no-narrow", help="Let linas narrow the space to what the front shows."),
+    ] = False,
+    repeats: Annotated[
+        int,
+        typer.Option(
+            metavar="N",
+            min=1,
+            help="Most measurements of a subnet; above 1, those of the front and their rivals are measured "
+            "again in the end until noise cannot have put them there.",
+        ),
+    ] = 1,
     storage: Annotated[
         str | None,
         typer.Option(
@@ -102,7 +132,7 @@ def search(
         Literal["ort", "openvino"],
         typer.Option(help="What latency_ms and energy_mj are measured with here."),
     ] = "ort",
-    seed: Annotated[int, typer.Option(metavar="N", help="Seed of the sampler and of drawn scenes.")] = 0,
+    seed: Annotated[int, typer.Option(metavar="N", help="Seed of the sampler, of scenes and of texts.")] = 0,
     json: Annotated[bool, typer.Option("--json", help="Print the front as one line of JSON.")] = False,
 ) -> None:
     """Search a network for the subnets that no other beats.
@@ -112,6 +142,7 @@ def search(
     the front becomes a model folder by `brickyard make DIR --from-front PLACE`. Exit code 2: no subnet that
     was measured keeps the limits.
     """
+    from brickyard.factory.earlier import find_earlier
     from brickyard.factory.measures import read_measures
     from brickyard.factory.searching import SearchSetup, search_network, told_errors
 
@@ -121,6 +152,10 @@ def search(
     named = next((option for option, value in given.items() if value), None)
     if data is None and named is not None:
         raise typer.BadParameter("it is about --data; name those too, or leave it out", param_hint=named)
+    if warm_start is None and warm_start_name is not None:
+        raise typer.BadParameter(
+            "it is about --warm-start; name that too, or leave it out", param_hint="--warm-start-name"
+        )
     setup = SearchSetup(
         network=network,
         task=task,
@@ -136,6 +171,7 @@ def search(
         name=name,
     )
     _quieten()
+    earlier = None if warm_start is None else find_earlier(warm_start, warm_start_name)
     for line in told_errors(setup):
         say(line)
     shown: set[int] = set()
@@ -145,7 +181,10 @@ def search(
             def progress(done: int, total: int) -> None:
                 if done not in shown:  # asked several times a second where processes measure
                     shown.add(done)
-                    meter("search", done, total, "subnets measured")
+                    again = (
+                        f"; the front again, up to {repeats} times" if done >= total and repeats > 1 else ""
+                    )
+                    meter("search", done, total, f"subnets measured{again}")
 
             result = search_network(
                 setup,
@@ -153,6 +192,9 @@ def search(
                 evaluations=evaluations,
                 storage=storage,
                 sampler=sampler,
+                warm_start=earlier,
+                narrow=narrow,
+                repeats=repeats,
                 workers=workers,
                 progress=progress,
             )

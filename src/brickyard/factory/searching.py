@@ -33,11 +33,13 @@ if TYPE_CHECKING:
     from brickyard.core.space import Space
     from brickyard.factory.subnets import Subnets
     from brickyard.factory.text_subnets import TextSubnets
-    from brickyard.search import Result
+    from brickyard.search import Result, WarmStart
 
 SETUP_FILE, STUDY_FILE, FRONT_FILE = "search.json", "search.db", "front.json"
 _EVALUATION = "evaluation"
 _TEXT_JOBS = ("texts", "translation")
+_NO_MEASUREMENT = ("network", "name", "format_version", "warm_start_sha256")
+"""Parts of a setup that decide nothing of what an evaluation gives, unless a hash beside them does."""
 
 
 class SearchSetup(Record):
@@ -50,13 +52,14 @@ class SearchSetup(Record):
         objectives: What is made better.
         limits: What is kept within bounds.
         data: Arguments of `brickyard.factory.network_folder.DataChoice`; None for the folder's own pictures.
-        pictures: Most labelled pictures that a subnet is judged by.
+        pictures: Most labelled pictures or texts that a subnet is judged by.
         threads: Threads of torch and of the runtime.
         runtime: What latencies and energies that are measured here are measured with.
-        seed: Seed of the sampler and of drawn scenes.
+        seed: Seed of the sampler, of drawn scenes and of chosen texts.
         name: Name of the study in its storage.
         network_sha256: Hash of the folder's manifest; empty until the folder was opened.
         devices_sha256: Hashes of the devices' files, by name of the file.
+        warm_start_sha256: Hash of what the search is about that this one began with; empty without one.
     """
 
     format_version: Literal[1] = 1
@@ -72,6 +75,7 @@ class SearchSetup(Record):
     name: str = "search"
     network_sha256: str = ""
     devices_sha256: dict[str, str] = Field(default_factory=dict)
+    warm_start_sha256: str = ""
 
     @property
     def measures(self) -> tuple[Measure, ...]:
@@ -102,7 +106,7 @@ class SearchSetup(Record):
 
     def digest(self) -> str:
         """Return a hash of all that decides what an evaluation gives, wherever the files lie."""
-        record = self.model_dump(mode="json", exclude={"network", "name", "format_version"})
+        record = self.model_dump(mode="json", exclude=set(_NO_MEASUREMENT))
         text = repr(sorted((key, repr(value)) for key, value in record.items()))
         return hashlib.sha256(text.encode()).hexdigest()
 
@@ -260,7 +264,14 @@ def open_subnets(setup: SearchSetup) -> Subnets | TextSubnets:
     from brickyard.factory.text_subnets import TextSubnets
 
     trained = import_module("brickyard.factory.supernet").load_trained(path)
-    return TextSubnets(trained, threads=setup.threads, runtime=setup.runtime, task=setup.task)
+    return TextSubnets(
+        trained,
+        examples=setup.pictures,
+        seed=setup.seed,
+        threads=setup.threads,
+        runtime=setup.runtime,
+        task=setup.task,
+    )
 
 
 def reads_texts(setup: SearchSetup) -> bool:
@@ -355,6 +366,9 @@ def search_network(
     evaluations: int = 200,
     storage: str | None = None,
     sampler: str = "linas",
+    warm_start: WarmStart | None = None,
+    narrow: bool = False,
+    repeats: int = 1,
     workers: int = 1,
     progress: Callable[[int, int], None] | None = None,
 ) -> Result:
@@ -366,6 +380,10 @@ def search_network(
         evaluations: Different subnets in all, those of earlier calls among them.
         storage: Address of a database or path of an SQLite file; `search.db` in the folder if None.
         sampler: `linas`, `nsga2`, `random` or `exhaustive`.
+        warm_start: An earlier search of the same network to learn from, see
+            `brickyard.factory.earlier`.
+        narrow: Whether `linas` narrows the domains to what the front shows.
+        repeats: Most measurements of a subnet; above 1, those that noise may hide behind are measured again.
         workers: Processes that evaluate. Latencies are measured while the others work, so leave a core for
             each.
         progress: Called with the subnets that are done and wanted.
@@ -375,7 +393,8 @@ def search_network(
 
     Raises:
         ArtifactError: The folder is neither a network nor a factory, or `out` holds something else.
-        ConfigError: The folder `out` or the study in the storage is of another search.
+        ConfigError: The folder `out` or the study in the storage is of another search, the earlier search
+            is of another space or tells nothing of these objectives, or an argument is out of range.
         DeviceError: A device does not fit the network.
         DataError: There are no labelled pictures that fit.
         MissingExtraError: A library that is needed is not installed.
@@ -383,12 +402,14 @@ def search_network(
     from brickyard.search import SAMPLERS, Search, run
 
     SAMPLERS[sampler]
+    if narrow and sampler != "linas":
+        raise ConfigError(
+            f"sampler {sampler} does not narrow; leave --narrow out, or take linas", path="narrow", value=True
+        )
+    if repeats < 1:
+        raise ConfigError(f"repeats = {repeats} must be at least 1", path="repeats", value=repeats)
     setup = setup.sealed()
-    _agree(setup, out)
     evaluate = SubnetEvaluator(setup)
-    evaluate.prepare()
-    out.mkdir(parents=True, exist_ok=True)
-    write_json(out / SETUP_FILE, setup.model_dump(mode="json"))
     about: dict[str, Any] = {
         "space": evaluate.space,
         "objectives": [measure.name for measure in setup.objectives],
@@ -396,6 +417,12 @@ def search_network(
         "storage": storage or out / STUDY_FILE,
         "name": setup.name,
     }
+    if warm_start is not None:
+        setup = setup.model_copy(update={"warm_start_sha256": _lesson_sha256(warm_start, about)})
+    _agree(setup, out)
+    evaluate.prepare()
+    out.mkdir(parents=True, exist_ok=True)
+    write_json(out / SETUP_FILE, setup.model_dump(mode="json"))
     study = Search(**about, sampler="random").study
     known = study.user_attrs.get(_EVALUATION)
     if known is None:
@@ -413,6 +440,9 @@ def search_network(
         sampler=sampler,
         evaluations=evaluations,
         canonical=evaluate.canonical,
+        warm_start=warm_start,
+        narrow=narrow,
+        repeats=repeats,
         workers=workers,
         seed=setup.seed,
         progress=progress,
@@ -443,6 +473,33 @@ def read_setup(folder: Path) -> SearchSetup:
         ) from None
 
 
+def _lesson_sha256(warm_start: WarmStart, about: Mapping[str, Any]) -> str:
+    """Check that a search can learn from an earlier one, and return a hash of what that one is about.
+
+    Raises:
+        ConfigError: It is this search itself, is not there, of another space, or tells of no objective.
+    """
+    from brickyard.search import Search
+
+    places = [str(part).removeprefix("sqlite:///") for part in (warm_start.storage, about["storage"])]
+    places = [place if "://" in place else str(Path(place).resolve()) for place in places]
+    if places[0] == places[1] and warm_start.name == about["name"]:
+        raise ConfigError(
+            f"warm start: study {warm_start.name!r} is this very search; name an earlier one, or leave it "
+            "out to go on",
+            path="warm_start",
+            value=warm_start.name,
+        )
+    try:
+        Search(**{**about, "storage": None}, sampler="random", warm_start=warm_start)
+        study = Search.stored(warm_start.storage, warm_start.name, about["space"]).study
+    except ConfigError as error:
+        raise ConfigError(
+            f"warm start: {error}", path="warm_start", value=error.value, allowed=error.allowed
+        ) from None
+    return hashlib.sha256(repr(sorted(study.user_attrs.items())).encode()).hexdigest()
+
+
 def _agree(setup: SearchSetup, out: Path) -> None:
     """Refuse a folder that holds something else."""
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
@@ -453,8 +510,8 @@ def _agree(setup: SearchSetup, out: Path) -> None:
     for part in SearchSetup.model_fields:
         if part != "network" and getattr(known, part) != getattr(setup, part):
             raise ConfigError(
-                f"{out} holds a search with other {part}; give the same command to go on, or choose another "
-                "folder",
+                f"{out} holds a search with other {part.removesuffix('_sha256').replace('_', ' ')}; give the "
+                "same command to go on, or choose another folder",
                 path=part,
                 value=getattr(setup, part),
                 allowed=getattr(known, part),

@@ -31,6 +31,7 @@ from brickyard.core.files import (
 from brickyard.core.weights import distinct_state
 from brickyard.data.texts import Pairs, Texts
 from brickyard.devices.measure import measure_session, this_device_name
+from brickyard.devices.runtimes.base import Fed
 from brickyard.factory.clock import Clock
 from brickyard.factory.folder import FORMAT_VERSION, find_factory, versions
 from brickyard.factory.records import Latency
@@ -101,7 +102,7 @@ def make_text_model(
     whole = _Opened(job, trained.subnet(trained.network.space.largest()), setup.threads)
     whole_costs = whole.costs(inputs)
     clock.lap("whole")
-    quality, latency, shown = _judge(made, whole, trained.heldout, setup.threads, progress)
+    quality, latency, shown = _judge(made, whole, subnets.labelled, setup.threads, progress)
     clock.lap("quality")
     record = read_json(find_factory(setup.network) / "network.json")
     labels = job.vocabulary.words if isinstance(job, TextClasses) else ()

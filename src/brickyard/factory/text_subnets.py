@@ -48,8 +48,12 @@ class Trained(Protocol):
     def subnet(self, config: Mapping[str, Any]) -> nn.Module:
         """Cut a subnet out as a plain module in evaluation mode."""
 
-    def evaluate(self, config: Mapping[str, Any]) -> Mapping[str, float]:
-        """Judge a subnet: the metric by name."""
+    @property
+    def heldout(self) -> Any:
+        """Examples that it was not trained on; they have a length and `subset`."""
+
+    def evaluate(self, config: Mapping[str, Any], examples: Any) -> Mapping[str, float]:
+        """Judge a subnet on examples: the metric by name."""
 
 
 class TextSubnets:
@@ -57,6 +61,9 @@ class TextSubnets:
 
     Args:
         trained: The network, and what judges its subnets.
+        examples: Most held-out examples that a subnet is judged by; of more, so many are drawn, the same for
+            every subnet.
+        seed: Seed of that draw.
         threads: Threads of torch and of the runtime.
         runtime: Name of the runtime that subnets are timed with.
         task: Refused, as the network is judged as it was trained.
@@ -66,7 +73,14 @@ class TextSubnets:
     """
 
     def __init__(
-        self, trained: Trained, *, threads: int = 1, runtime: str = "ort", task: str | None = None
+        self,
+        trained: Trained,
+        *,
+        examples: int = 1000,
+        seed: int = 0,
+        threads: int = 1,
+        runtime: str = "ort",
+        task: str | None = None,
     ) -> None:
         if task is not None:
             raise ConfigError(
@@ -77,9 +91,19 @@ class TextSubnets:
             )
         torch.set_num_threads(threads)
         self.trained, self.threads, self._runtime = trained, threads, runtime_named(runtime)
+        self._most, self._seed = examples, seed
         space = trained.network.space
         self.space = Space.from_json([part.to_json() for part in space if part.name not in HEAD_SUBSETS])
         self.fixed = {part.name: part.largest() for part in space if part.name in HEAD_SUBSETS}
+
+    @cached_property
+    def labelled(self) -> Any:
+        """The held-out examples that every subnet is judged by."""
+        heldout = self.trained.heldout
+        if len(heldout) <= self._most:
+            return heldout
+        drawn = np.random.default_rng(self._seed).choice(len(heldout), self._most, replace=False)
+        return heldout.subset(np.sort(drawn))
 
     @property
     def numbers(self) -> tuple[str, ...]:
@@ -160,7 +184,7 @@ class TextSubnets:
             "parameters": sum(tensor.numel() for tensor in module.parameters()),
         }
         if self.trained.metric in kinds:
-            found[self.trained.metric] = self.trained.evaluate(config)[self.trained.metric]
+            found[self.trained.metric] = self.trained.evaluate(config, self.labelled)[self.trained.metric]
         if not {"file_bytes", "latency_ms", "energy_mj"} & set(kinds):
             return found
         content = export_texts(module, self.full_inputs)

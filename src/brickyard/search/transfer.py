@@ -206,6 +206,9 @@ class Lesson:
     def front(self, num_objectives: int, count: int) -> list[int]:
         """Return points that no other beats in the objectives that it measured, spread along the front.
 
+        Points that break a constraint are left out, unless all do: a bound for another device may be out of
+        reach of this one.
+
         Args:
             num_objectives: Number of objectives; what follows are constraints.
             count: How many at most.
@@ -216,6 +219,8 @@ class Lesson:
         told = [found for found in self.values[:num_objectives] if found is not None]
         bounds = [found for found in self.values[num_objectives:] if found is not None]
         met = np.flatnonzero(np.all([np.ones(len(told[0]), dtype=bool), *(b <= 0 for b in bounds)], axis=0))
+        if not len(met):
+            met = np.arange(len(told[0]))
         values = np.stack(told, axis=1)[met]
         best = np.flatnonzero(non_dominated(values))
         best = best[np.argsort(values[best, -1], kind="stable")]
