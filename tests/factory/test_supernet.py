@@ -1,6 +1,7 @@
 """Supernets end to end: data in, a folder out whose subnets can be judged; a stopped build ends the same."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -117,6 +118,14 @@ def test_statistics_belong_to_the_subnet(folders):
         for model in (calibrated, plain)
     ]
     assert any(not torch.allclose(one, two) for one, two in zip(*means, strict=True))
+
+
+def test_as_many_held_out_examples_are_kept_as_wanted(tmp_path):
+    settings = replace(settings_of("texts", steps=2), heldout=7)
+    out = train_supernet(sources()["texts"], settings, out=tmp_path / "few", progress=silent)
+    assert len(load_trained(out).heldout) == 7
+    with pytest.raises(TrainError, match="heldout = 1 must be at least 2"):
+        replace(settings, heldout=1)
 
 
 def test_translations_end_and_read_as_text(folders):

@@ -25,7 +25,8 @@ def train_supernet(
         typer.Argument(
             metavar="NETWORK",
             help="Name of a registered network: ofa_mobile_small or ofa_resnet_small for pictures, "
-            "text_encoder_small for texts with classes, translation_small for translations.",
+            "text_encoder_small or text_encoder_tiny for texts with classes, translation_small for "
+            "translations.",
         ),
     ],
     *,
