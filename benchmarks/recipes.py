@@ -97,7 +97,7 @@ def supernet_encoder(seed: int) -> SupernetBuild:
         network="text_encoder_tiny",
         vocab_size=1700,
         max_tokens=32,
-        heldout=4500,
+        heldout_count=4500,
         train=SupernetSettings(steps=5000, batch_size=64, learning_rate=1e-3, seed=seed),
     )
 

@@ -121,11 +121,11 @@ def test_statistics_belong_to_the_subnet(folders):
 
 
 def test_as_many_held_out_examples_are_kept_as_wanted(tmp_path):
-    settings = replace(settings_of("texts", steps=2), heldout=7)
+    settings = replace(settings_of("texts", steps=2), heldout_count=7)
     out = train_supernet(sources()["texts"], settings, out=tmp_path / "few", progress=silent)
     assert len(load_trained(out).heldout) == 7
-    with pytest.raises(TrainError, match="heldout = 1 must be at least 2"):
-        replace(settings, heldout=1)
+    with pytest.raises(TrainError, match="heldout_count = 1 must be at least 2"):
+        replace(settings, heldout_count=1)
 
 
 def test_translations_end_and_read_as_text(folders):

@@ -25,6 +25,7 @@ from brickyard.core.files import read_json, sha256, write_bytes, write_json
 from brickyard.core.space import HEAD_SUBSETS
 from brickyard.devices.profile import DeviceProfile
 from brickyard.factory.folder import find_factory
+from brickyard.factory.lesson import lesson_sha256
 from brickyard.factory.measures import Bound, Measure
 from brickyard.factory.records import Record
 from brickyard.factory.subnet_profile import SubnetProfile, structure_sha256
@@ -418,7 +419,7 @@ def search_network(
         "name": setup.name,
     }
     if warm_start is not None:
-        setup = setup.model_copy(update={"warm_start_sha256": _lesson_sha256(warm_start, about)})
+        setup = setup.model_copy(update={"warm_start_sha256": lesson_sha256(warm_start, about)})
     _agree(setup, out)
     evaluate.prepare()
     out.mkdir(parents=True, exist_ok=True)
@@ -471,33 +472,6 @@ def read_setup(folder: Path) -> SearchSetup:
         raise ArtifactError(
             f"{folder / SETUP_FILE} is malformed ({where}: {first['msg']}); search anew"
         ) from None
-
-
-def _lesson_sha256(warm_start: WarmStart, about: Mapping[str, Any]) -> str:
-    """Check that a search can learn from an earlier one, and return a hash of what that one is about.
-
-    Raises:
-        ConfigError: It is this search itself, is not there, of another space, or tells of no objective.
-    """
-    from brickyard.search import Search
-
-    places = [str(part).removeprefix("sqlite:///") for part in (warm_start.storage, about["storage"])]
-    places = [place if "://" in place else str(Path(place).resolve()) for place in places]
-    if places[0] == places[1] and warm_start.name == about["name"]:
-        raise ConfigError(
-            f"warm start: study {warm_start.name!r} is this very search; name an earlier one, or leave it "
-            "out to go on",
-            path="warm_start",
-            value=warm_start.name,
-        )
-    try:
-        Search(**{**about, "storage": None}, sampler="random", warm_start=warm_start)
-        study = Search.stored(warm_start.storage, warm_start.name, about["space"]).study
-    except ConfigError as error:
-        raise ConfigError(
-            f"warm start: {error}", path="warm_start", value=error.value, allowed=error.allowed
-        ) from None
-    return hashlib.sha256(repr(sorted(study.user_attrs.items())).encode()).hexdigest()
 
 
 def _agree(setup: SearchSetup, out: Path) -> None:

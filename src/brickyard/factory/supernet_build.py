@@ -60,7 +60,7 @@ class SupernetBuild:
         vocab_size: Most tokens of the vocabulary of texts; as many as the network has unless told otherwise
             if None.
         max_tokens: Most tokens of a text; likewise.
-        heldout: Most held-out examples that are kept, and that subnets are judged by.
+        heldout_count: Most held-out examples that are kept, and that subnets are judged by.
         threads: Threads of torch.
         train: The training and its seed.
     """
@@ -69,7 +69,7 @@ class SupernetBuild:
     augment: str = "none"
     vocab_size: int | None = None
     max_tokens: int | None = None
-    heldout: int = 2000
+    heldout_count: int = 2000
     threads: int = 1
     train: SupernetSettings = field(default_factory=SupernetSettings)
 
@@ -81,8 +81,8 @@ class SupernetBuild:
         """
         if self.augment not in AUGMENTATIONS:
             raise TrainError(f"augment = {self.augment!r} is unknown; known: {', '.join(AUGMENTATIONS)}")
-        if self.heldout < 2:
-            raise TrainError(f"heldout = {self.heldout} must be at least 2")
+        if self.heldout_count < 2:
+            raise TrainError(f"heldout_count = {self.heldout_count} must be at least 2")
         if self.threads < 1 or (self.max_tokens is not None and self.max_tokens < 2):
             raise TrainError(
                 f"threads = {self.threads} must be at least 1 and max_tokens = {self.max_tokens} at least 2"
@@ -122,7 +122,7 @@ def train_supernet(source: Source, settings: SupernetBuild, *, out: Path, progre
     rows = _train(source, settings, network, job, work=work, progress=progress)
     rng = np.random.default_rng(settings.train.seed)
     calibration = source.train.subset(rng.permutation(len(source.train))[:_CALIBRATION])
-    heldout = source.heldout.subset(np.sort(rng.permutation(len(source.heldout))[: settings.heldout]))
+    heldout = source.heldout.subset(np.sort(rng.permutation(len(source.heldout))[: settings.heldout_count]))
     trained = TrainedSupernet(network, job, job.calibration(calibration), heldout)
     quality = _judge(trained, settings, progress)
     with new_folder(out) as folder:
