@@ -66,13 +66,7 @@ def profile_record(
     for table, factor, offset in zip(tables.values(), fitted.factors, fitted.offsets, strict=True):
         table.update(factor=float(factor), offset_ms=float(offset))
     return {
-        "format_version": 1,
-        "name": name,
-        "machine": f"{platform.machine()} {platform.system()}",
-        "processor": processor_name(),
-        "runtime": runtime,
-        "threads": threads,
-        "precision": precision,
+        **_measurement(whole, name=name, runtime=runtime, precision=precision, threads=threads),
         "blueprint_sha256": plan["blueprint_sha256"],
         "blocks": tables,
         "affine": [fitted.slope, fitted.offset, fitted.common_constant],
@@ -81,14 +75,10 @@ def profile_record(
         "residual_std_ms": float(errors.std()),
         "held_out_mape": float((np.abs(errors) / measured).mean()),
         "held_out_worst": float((np.abs(errors) / measured).max()),
-        "noise": disagreement(whole),
-        "slowdown": slowdown(whole) if len(whole[0]) >= 3 else 0.0,
-        "clock_step_ns": clock_step_ns(),
         "affine_mape": float((np.abs(common) / measured).mean()),
         "fitted": first,
         "held_out": len(whole) - first,
         "seed": plan["seed"],
-        "created": time.strftime("%Y-%m-%dT%H:%M:%S+00:00", time.gmtime()),
     }
 
 
@@ -116,16 +106,25 @@ def subnets_record(
     """
     times, _ = medians(bursts)
     return {
-        "format_version": 1,
+        **_measurement(bursts, name=name, runtime=runtime, precision=precision, threads=threads),
         "kind": BY_SUBNETS,
+        **{part: plan[part] for part in ("network_sha256", "space", "subnets", "fitted", "seed")},
+        "ms": times.round(6).tolist(),
+    }
+
+
+def _measurement(
+    bursts: Sequence[Floats], *, name: str, runtime: str, precision: str, threads: int
+) -> dict[str, Any]:
+    """Return what every record tells of the device and of how steady it was."""
+    return {
+        "format_version": 1,
         "name": name,
         "machine": f"{platform.machine()} {platform.system()}",
         "processor": processor_name(),
         "runtime": runtime,
         "threads": threads,
         "precision": precision,
-        **{part: plan[part] for part in ("network_sha256", "space", "subnets", "fitted", "seed")},
-        "ms": times.round(6).tolist(),
         "noise": disagreement(bursts),
         "slowdown": slowdown(bursts) if len(bursts[0]) >= 3 else 0.0,
         "clock_step_ns": clock_step_ns(),
