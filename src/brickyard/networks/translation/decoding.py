@@ -60,13 +60,16 @@ def greedy_decode(
     translator = _translator(model)
     memory = translator.encode(source_BT)
     written_BT = source_BT.new_full((len(source_BT), 1), start)
-    ended_B = torch.zeros(len(source_BT), dtype=torch.bool, device=source_BT.device)
+    open_B = torch.arange(len(source_BT), device=source_BT.device)  # the sentences that have not ended
     for _ in range(max_tokens):
-        token_B = _next_scores(translator, written_BT, memory).argmax(-1).masked_fill(ended_B, PADDING)
+        token_B = written_BT.new_full((len(written_BT),), PADDING)
+        token_B[open_B] = _next_scores(translator, written_BT[open_B], memory).argmax(-1)
         written_BT = torch.cat([written_BT, token_B[:, None]], dim=1)
-        ended_B |= token_B == end
-        if bool(ended_B.all()):
+        (stay_B,) = torch.where(token_B[open_B] != end)
+        if not len(stay_B):
             break
+        if len(stay_B) < len(open_B):
+            open_B, memory = open_B[stay_B], memory.select(stay_B)
     return written_BT[:, 1:]
 
 
