@@ -4,7 +4,8 @@ Lightweight iterative search as in arXiv 2205.10358: predictors learn from all m
 search runs on predictions alone, a batch of its best points is measured, and so on. What differs from the
 paper: no point is ever proposed twice, predictors say how sure they are, and a batch is drawn by expected
 hypervolume improvement, each point supposing that those before it turn out as predicted. So it explores, and
-a batch does not crowd one place.
+a batch does not crowd one place. Every fifth point is drawn for the first objective alone: what is best
+in it is on the front wherever a cost turns out lower than predicted, as measured costs do.
 """
 
 from __future__ import annotations
@@ -18,13 +19,15 @@ from scipy.special import ndtr
 from brickyard.search.candidates import candidates, without
 from brickyard.search.fronts import Values, boxes, non_dominated
 from brickyard.search.genes import Genes, Rows
-from brickyard.search.improvement import expected_improvement
+from brickyard.search.improvement import expected_below, expected_improvement
 from brickyard.search.model import Features, Model, stack
 from brickyard.search.narrow import Domains
 from brickyard.search.transfer import Earlier, told_first
 
 _SHORTLIST = 300
 _MARGIN = 0.1
+_ALONE = 5  # every so many points, one is drawn for the first objective alone
+_BEST_ALONE = 20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,7 +125,7 @@ class Proposer:
         if not len(free):
             return free
         shortlist, reference = self._shortlist(free, front, targets)
-        return self._batch(shortlist, front, reference, known.pending, count)
+        return self._batch(shortlist, front, reference, known, count)
 
     def _reference(self, front: Values, targets: Values) -> Values:
         """Return the worst that counts: what the user says, or a little worse than the front."""
@@ -145,16 +148,21 @@ class Proposer:
         return max(len(model.views) for model in self.models)
 
     def _shortlist(self, free: Rows, front: Values, targets: Values) -> tuple[Rows, Values]:
-        """Return what is best in some view, and the worst values that count."""
+        """Return what is best in some view or alone, and the worst values that count."""
         reference = self._reference(front, targets)
         kept: set[int] = set()
         for turn in range(self._turns):
-            found = [model.predict(free, turn) for model in self.models]
-            gain = self._gain(
-                stack([mean for mean, _ in found]), stack([dev for _, dev in found]), front, reference
-            )
-            kept.update(np.argsort(-gain, kind="stable")[: _SHORTLIST // self._turns].tolist())
+            mean, deviation = self._predict(free, turn)
+            gain = self._gain(mean, deviation, front, reference)
+            kept.update(_first(gain, _SHORTLIST // self._turns))
+            if turn == 0:
+                kept.update(_first(self._gain_alone(mean, deviation, front, reference), _BEST_ALONE))
         return free[sorted(kept)], reference
+
+    def _predict(self, rows: Rows, turn: int) -> tuple[Values, Values]:
+        """Return means and deviations, `[points, objectives and constraints]` each."""
+        found = [model.predict(rows, turn) for model in self.models]
+        return stack([mean for mean, _ in found]), stack([deviation for _, deviation in found])
 
     def _gain(self, mean: Values, deviation: Values, front: Values, reference: Values) -> Values:
         """Return the expected improvement of points, times the chance that they meet all constraints."""
@@ -165,16 +173,29 @@ class Proposer:
         else:
             lower, upper = boxes(front, reference)
         gain = expected_improvement(mean[:, objectives], deviation[:, objectives], lower, upper)
-        for place, model in enumerate(self.models[self.num_objectives :], start=self.num_objectives):
-            gain *= ndtr((model.warp(np.zeros(1))[0] - mean[:, place]) / deviation[:, place])
-        return gain
+        return gain * self._met(mean, deviation)
 
-    def _batch(self, rows: Rows, front: Values, reference: Values, pending: Rows, count: int) -> Rows:
+    def _gain_alone(self, mean: Values, deviation: Values, front: Values, reference: Values) -> Values:
+        """Return the expected improvement in the first objective, where the others are worth anything."""
+        best = front[:, :1].min(0) if len(front) else reference[:1]
+        gain: Values = expected_below(best, mean[:, 0], deviation[:, 0])[:, 0]
+        for other in range(1, self.num_objectives):
+            gain *= ndtr((reference[other] - mean[:, other]) / deviation[:, other])
+        return gain * self._met(mean, deviation)
+
+    def _met(self, mean: Values, deviation: Values) -> Values:
+        """Return the chance that all constraints are met."""
+        chance = np.ones(len(mean))
+        for place, model in enumerate(self.models[self.num_objectives :], start=self.num_objectives):
+            chance *= ndtr((model.warp(np.zeros(1))[0] - mean[:, place]) / deviation[:, place])
+        return chance
+
+    def _batch(self, rows: Rows, front: Values, reference: Values, known: Measured, count: int) -> Rows:
         """Draw points one by one, each supposing the values of those before; the views take turns."""
-        points = np.vstack([pending, rows])
+        points = np.vstack([known.pending, rows])
         joint = [model.together(points) for model in self.models]
         turns = [[views[turn % len(views)] for views in joint] for turn in range(self._turns)]
-        picked = list(range(len(pending)))
+        picked = list(range(len(known.pending)))
         for part in (part for views in joint for part in views):
             for index in picked:
                 part.suppose(index)
@@ -184,8 +205,12 @@ class Proposer:
         while len(chosen) < min(count, len(rows)):
             turn = turns[len(chosen) % len(turns)]
             mean = stack([part.mean for part in turn])
+            deviation = stack([part.deviation for part in turn])
             supposed = supposed[non_dominated(supposed)]
-            gain = self._gain(mean, stack([part.deviation for part in turn]), supposed, reference)
+            drawn = len(known.rows) + len(picked)
+            gain = (self._gain_alone if drawn % _ALONE == 0 else self._gain)(
+                mean, deviation, supposed, reference
+            )
             gain[picked] = -1.0
             index = int(np.argmax(gain))
             picked.append(index)
@@ -194,3 +219,9 @@ class Proposer:
                 part.suppose(index)
             supposed = np.vstack([supposed, mean[index, : self.num_objectives]])
         return points[chosen]
+
+
+def _first(gain: Values, count: int) -> list[int]:
+    """Return the places of the largest gains."""
+    found: list[int] = np.argsort(-gain, kind="stable")[:count].tolist()
+    return found
