@@ -53,7 +53,7 @@ def candidates(
         free = _within(domains, without(genes.all(), known))
         return free if len(free) <= _SCORED else _part(free, best, rng)
     met = [*_evolved(genes, predict, best, num_objectives=num_objectives, domains=domains, rng=rng)]
-    free = _within(domains, without(np.unique(np.vstack(met), axis=0), known))
+    free = _within(domains, without(np.unique(genes.settled(np.vstack(met)), axis=0), known))
     return np.asarray(rng.permutation(free)[:_KEPT]) if len(free) > _KEPT else free
 
 

@@ -6,6 +6,7 @@ Which one tells most is decided by cross-validation, as the predictor is; see `b
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -15,7 +16,10 @@ from brickyard.search.genes import Genes, Rows
 
 Features = npt.NDArray[np.float64]
 Encoding = Callable[[Genes, Rows], Features]
-"""From genes `[points, columns]` to features `[points, width]`, all in [0, 1]."""
+"""From genes `[points, columns]` to features `[points, width]`, all in [0, 1].
+
+Genes that play no part in a point have features of 0.
+"""
 
 ENCODINGS: Registry[Encoding] = Registry("encodings")
 
@@ -23,39 +27,39 @@ ENCODINGS: Registry[Encoding] = Registry("encodings")
 @ENCODINGS.add("one_hot")
 def one_hot(genes: Genes, rows: Rows) -> Features:
     """Give every value of every parameter a feature of its own; numbers stay numbers."""
-    parts = []
+    parts, active = [], genes.active(rows)
     for column, gene in enumerate(genes.columns):
-        values = rows[:, column : column + 1]
-        parts.append((values == np.arange(gene.size)).astype(float) if gene.size else values)
+        values, here = rows[:, column : column + 1], active[:, column : column + 1]
+        parts.append(here * ((values == np.arange(gene.size)) if gene.size else values))
     return _joined(parts, len(rows))
 
 
 @ENCODINGS.add("ordinal")
 def ordinal(genes: Genes, rows: Rows) -> Features:
     """Give ordered parameters their place in the order, the others a feature for every value."""
-    parts = []
+    parts, active = [], genes.active(rows)
     for column, gene in enumerate(genes.columns):
-        values = rows[:, column : column + 1]
+        values, here = rows[:, column : column + 1], active[:, column : column + 1]
         if not gene.size:
-            parts.append(values)
+            parts.append(here * values)
         elif gene.ordered or gene.size == 2:
-            parts.append(values / max(1, gene.size - 1))
+            parts.append(here * values / max(1, gene.size - 1))
         else:
-            parts.append((values == np.arange(gene.size)).astype(float))
+            parts.append(here * (values == np.arange(gene.size)))
     return _joined(parts, len(rows))
 
 
 @ENCODINGS.add("bits")
 def bits(genes: Genes, rows: Rows) -> Features:
     """Give every parameter the binary digits of its value's place."""
-    parts = []
+    parts, active = [], genes.active(rows)
     for column, gene in enumerate(genes.columns):
-        values = rows[:, column : column + 1]
+        values, here = rows[:, column : column + 1], active[:, column : column + 1]
         if gene.size:
             digits = np.arange(max(1, int(gene.size - 1).bit_length()))
-            parts.append(((values.astype(np.int64) >> digits) & 1).astype(float))
+            parts.append(here * ((values.astype(np.int64) >> digits) & 1))
         else:
-            parts.append(values)
+            parts.append(here * values)
     return _joined(parts, len(rows))
 
 
@@ -69,13 +73,13 @@ def counts(genes: Genes, rows: Rows) -> Features:
     for column, gene in enumerate(genes.columns):
         if gene.size:
             kinds.setdefault(gene.values, []).append(column)
-    parts = [ordinal(genes, rows)]
+    parts, active = [ordinal(genes, rows)], genes.active(rows)
     for values, columns in kinds.items():
         if len(columns) > 1:
-            hits = rows[:, columns, None] == np.arange(len(values))
+            hits = active[:, columns, None] & (rows[:, columns, None] == np.arange(len(values)))
             parts.append(hits.mean(1))
     return _joined(parts, len(rows))
 
 
-def _joined(parts: list[npt.NDArray[np.float64]], count: int) -> Features:
-    return np.hstack(parts) if parts else np.zeros((count, 0))
+def _joined(parts: list[npt.NDArray[Any]], count: int) -> Features:
+    return np.hstack(parts).astype(float) if parts else np.zeros((count, 0))

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
 
 Rows = npt.NDArray[np.float64]
+Mask = npt.NDArray[np.bool_]
 
 _MOST_VALUES = 64  # a parameter with more values is treated as continuous and rounded
 
@@ -44,12 +45,29 @@ class Gene:
         return len(self.values)
 
 
+class Rests(Protocol):
+    """Tells which genes play no part; see `brickyard.search.idle`."""
+
+    def __call__(self, rows: Rows) -> Mask:
+        """Tell which genes play no part, `[points, columns]`."""
+
+    def settled(self, rows: Rows) -> Rows:
+        """Return the points with idle genes at rest, `[points, columns]`."""
+
+
 class Genes:
     """Translates between parameters and rows of genes.
 
+    Rows are settled: points that compute the same have the same genes, as far as that is known.
+
     Args:
         search_space: Distribution of each parameter (Optuna's).
+
+    Attributes:
+        idle: Tells which genes play no part in a point; None where all of them do.
     """
+
+    idle: Rests | None = None
 
     def __init__(self, search_space: Mapping[str, BaseDistribution]) -> None:
         self._distributions = dict(search_space)
@@ -82,7 +100,7 @@ class Genes:
                 if gene.name not in point:
                     raise ConfigError(f"point {dict(point)!r} lacks {gene.name!r}", path=gene.name)
                 found[row, column] = self._number(column, point[gene.name])
-        return found
+        return self.settled(found)
 
     def params(self, row: npt.NDArray[np.float64]) -> dict[str, Any]:
         """Turn one row of genes into parameters."""
@@ -102,10 +120,10 @@ class Genes:
             Genes `[count, columns]`.
         """
         numbers = rng.random((count, len(self.columns)))
-        return np.where(self.sizes > 0, np.floor(numbers * self.sizes), numbers)
+        return self.settled(np.where(self.sizes > 0, np.floor(numbers * self.sizes), numbers))
 
     def all(self) -> Rows:
-        """Return every point, `[count, columns]`.
+        """Return every point, `[points, columns]`; of those that compute the same, one.
 
         Raises:
             ConfigError: A parameter is continuous.
@@ -113,7 +131,16 @@ class Genes:
         if self.count is None:
             raise ConfigError("a space with continuous parameters has no list of all points")
         grid = np.indices(tuple(self.sizes)).reshape(len(self.columns), -1)
-        return grid.T.astype(float)
+        rows = grid.T.astype(float)
+        return rows if self.idle is None else np.unique(self.settled(rows), axis=0)
+
+    def settled(self, rows: Rows) -> Rows:
+        """Return points with idle genes at rest, `[points, columns]`."""
+        return rows if self.idle is None else self.idle.settled(rows)
+
+    def active(self, rows: Rows) -> Mask:
+        """Tell which genes play a part, `[points, columns]`."""
+        return np.ones(rows.shape, dtype=bool) if self.idle is None else ~self.idle(rows)
 
     def _number(self, column: int, value: Any) -> float:
         gene = self.columns[column]

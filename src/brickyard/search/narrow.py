@@ -64,7 +64,7 @@ class Domains:
         columns = []
         for gene, left in zip(self.genes.columns, self.left, strict=True):
             columns.append(rng.choice(left, count) if gene.size else rng.uniform(left[0], left[1], count))
-        return np.stack(columns, axis=1)
+        return self.genes.settled(np.stack(columns, axis=1))
 
     def hold(self, rows: Rows) -> npt.NDArray[np.bool_]:
         """Tell which points lie in the domains, `[points]`."""

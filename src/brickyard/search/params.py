@@ -6,7 +6,8 @@ for each brick, `name[3]`. So Optuna's dashboard and plots show what a reader of
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from brickyard.core.config import Config
@@ -64,6 +65,24 @@ def config_of(space: Space, params: Mapping[str, Any]) -> Config:
         params: One value for each parameter of `distributions`.
     """
     return Config({decision.name: _value(decision, params) for decision in space})
+
+
+@dataclass(frozen=True)
+class SameParams:
+    """From parameters to those of a point that computes the same.
+
+    Attributes:
+        space: The space.
+        canonical: From a config to one that computes the same.
+    """
+
+    space: Space
+    canonical: Callable[[Config], Config]
+
+    def __call__(self, params: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the parameters; what is not given is that of the largest config."""
+        whole = {**params_of(self.space, self.space.largest()), **params}
+        return params_of(self.space, self.canonical(config_of(self.space, whole)))
 
 
 def _bits(decision: Subset) -> list[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from threading import Lock
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +16,7 @@ from optuna.trial import FrozenTrial, TrialState
 from brickyard.core.errors import ConfigError
 from brickyard.search.encodings import ENCODINGS
 from brickyard.search.genes import Genes, Rows
+from brickyard.search.idle import find_idle
 from brickyard.search.known import Known
 from brickyard.search.propose import Measured, Proposer
 from brickyard.search.transfer import Lesson
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from brickyard.search.model import Features
 
 Constraints = Callable[[FrozenTrial], Sequence[float]]
+Same = Callable[[Mapping[str, Any]], Mapping[str, Any]]
 
 
 class LinasSampler(BaseSampler):
@@ -46,6 +48,9 @@ class LinasSampler(BaseSampler):
         constraints_func: Gives numbers of a finished trial, all of them at most 0 where it is to be counted.
         warm_start: What an earlier study measured in the same space, to learn from too.
         narrow: Whether the domains shrink to what the front shows, see `brickyard.search.narrow`.
+        canonical: From the parameters of a point to those of one that computes the same; decisions that play
+            no part are seen as such, and none of two points that compute the same is proposed. None where all
+            points differ.
         seed: Seed of all draws; None for one of the system.
 
     Raises:
@@ -63,6 +68,7 @@ class LinasSampler(BaseSampler):
         constraints_func: Constraints | None = None,
         warm_start: Lesson | None = None,
         narrow: bool = False,
+        canonical: Same | None = None,
         seed: int | None = None,
     ) -> None:
         if startup < 2 or batch_size < 1:
@@ -73,10 +79,11 @@ class LinasSampler(BaseSampler):
         self.encodings: Features = encodings or {name: ENCODINGS[name] for name in ENCODINGS}
         self.predictors = tuple(predictors)
         self.reference, self.constraints_func = reference, constraints_func
-        self.warm_start, self.narrow = warm_start, narrow
+        self.warm_start, self.narrow, self.canonical = warm_start, narrow, canonical
         self.seed = int(np.random.SeedSequence().entropy) % 2**32 if seed is None else seed  # type: ignore[arg-type]
         self._random = RandomSampler(seed=self.seed)
         self._spaces = IntersectionSearchSpace()
+        self._genes: tuple[str, Genes] | None = None
         self._known: tuple[str, Known] | None = None
         self._proposer: tuple[tuple[str, int], Proposer] | None = None
         self._queue: list[Rows] = []
@@ -104,10 +111,10 @@ class LinasSampler(BaseSampler):
         """Propose the parameters of a trial together."""
         if not search_space:
             return {}
-        genes = Genes(search_space)
         rng = np.random.default_rng([self.seed, trial.number])
         space = repr((study._study_id, tuple(search_space.items())))
         with self._lock:  # threads of one study share what is known, the predictors and the queue
+            genes = self._genes_of(search_space, space)
             known = self._read(study, trial, genes, space)
             row = None
             if len(known.rows) >= self.startup:
@@ -117,6 +124,14 @@ class LinasSampler(BaseSampler):
                     self._queue = []
                 row = self._next(known, rng)
         return genes.params(_fresh(genes, known, rng) if row is None else row)
+
+    def _genes_of(self, search_space: dict[str, BaseDistribution], key: str) -> Genes:
+        if self._genes is None or self._genes[0] != key:
+            genes = Genes(search_space)
+            if self.canonical is not None:
+                genes.idle = find_idle(genes, self.canonical)
+            self._genes = key, genes
+        return self._genes[1]
 
     def _new_proposer(self, genes: Genes, study: Study, num_limits: int) -> Proposer:
         reference = None

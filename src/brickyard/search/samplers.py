@@ -9,7 +9,7 @@ from optuna.samplers import BaseSampler, BruteForceSampler, NSGAIISampler, Rando
 
 from brickyard.core.registry import Registry
 from brickyard.search.model import Features
-from brickyard.search.sampler import Constraints, LinasSampler
+from brickyard.search.sampler import Constraints, LinasSampler, Same
 from brickyard.search.transfer import Lesson
 
 
@@ -26,6 +26,7 @@ class SamplerSettings:
         batch_size: Points from one fit.
         warm_start: What an earlier study measured; `linas` learns from it.
         narrow: Whether `linas` narrows the domains, see `brickyard.search.narrow`.
+        canonical: From parameters to those of a point that computes the same, for `linas`.
     """
 
     seed: int = 0
@@ -36,6 +37,7 @@ class SamplerSettings:
     batch_size: int = 10
     warm_start: Lesson | None = None
     narrow: bool = False
+    canonical: Same | None = None
 
 
 SAMPLERS: Registry[Callable[[SamplerSettings], BaseSampler]] = Registry("samplers")
@@ -53,6 +55,7 @@ def _linas(settings: SamplerSettings) -> BaseSampler:
         seed=settings.seed,
         warm_start=settings.warm_start,
         narrow=settings.narrow,
+        canonical=settings.canonical,
     )
 
 

@@ -25,7 +25,7 @@ from brickyard.core.config import Config
 from brickyard.core.errors import ConfigError
 from brickyard.core.space import Space
 from brickyard.search.objective import Limit, Objective, limits_of, objectives_of
-from brickyard.search.params import config_of, distributions, params_of
+from brickyard.search.params import SameParams, config_of, distributions, params_of
 from brickyard.search.remeasure import tell_apart
 from brickyard.search.samplers import SAMPLERS, SamplerSettings
 from brickyard.search.storage import (
@@ -107,6 +107,8 @@ class Search:
         settings = settings or SamplerSettings()
         if self.limits:
             settings = replace(settings, constraints=_Excess(self.limits))
+        if canonical is not None and settings.canonical is None:
+            settings = replace(settings, canonical=SameParams(space, canonical))
         first: list[Config] = []
         if warm_start is not None:
             if warm_start.name == name and str(warm_start.storage) == str(storage):
