@@ -97,3 +97,26 @@ def test_predictor_and_encoding_are_chosen_and_reported(rng):
 def test_nothing_to_choose_from_is_refused():
     with pytest.raises(ConfigError, match="at least one encoding and one predictor"):
         proposer(encodings={})
+
+
+def test_every_fifth_point_is_drawn_for_the_first_objective_alone(rng, monkeypatch):
+    rows = np.unique(GENES.draw(60, rng), axis=0)
+    best = {}
+    for every in (1, 5, 10**6):
+        monkeypatch.setattr("brickyard.search.propose._ALONE", every)
+        found = proposer()(known(rows), 10, np.random.default_rng(0))
+        best[every] = truth(found)[:, 0].mean()
+    assert best[1] < best[5] < best[10**6]
+
+
+def test_points_drawn_for_one_objective_meet_the_constraints_and_the_worst_that_counts(rng, monkeypatch):
+    monkeypatch.setattr("brickyard.search.propose._ALONE", 1)
+    rows = np.unique(GENES.draw(80, rng), axis=0)
+    limits = rows.sum(1, keepdims=True) - 8.0
+    found = proposer(num_limits=1)(known(rows, limits=limits), 10, rng)
+    assert (found.sum(1) <= 8.0).mean() > 0.7
+    free, cheap = (
+        truth(proposer(reference=worst)(known(rows), 10, np.random.default_rng(0)))[:, 1].mean()
+        for worst in (None, [10.0, 12.0])
+    )
+    assert cheap < 0.6 * free
