@@ -17,9 +17,10 @@ from brickyard.search.encodings import ENCODINGS
 from brickyard.search.front import Predicted, Result, held_out_quality
 from brickyard.search.fronts import Values
 from brickyard.search.genes import Genes
+from brickyard.search.idle import find_idle
 from brickyard.search.model import Features
 from brickyard.search.objective import Objective
-from brickyard.search.params import params_of
+from brickyard.search.params import SameParams, params_of
 from brickyard.search.predictors import GaussianProcess, held_out
 from brickyard.search.samplers import SamplerSettings
 from brickyard.search.study import Evaluate, Search
@@ -170,6 +171,8 @@ def result_of(search: Search, *, encodings: Features, seed: int = 0) -> Result:
     if len(points) < _LEAST:
         return result
     genes = Genes(search.distributions)
+    if search.canonical is not None:
+        genes.idle = find_idle(genes, SameParams(search.space, search.canonical))
     rows = genes.rows([params_of(search.space, point.config) for point in points])
     predicted = tuple(
         _predicted(
