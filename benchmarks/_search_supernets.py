@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import random
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -38,12 +39,14 @@ class Supernet:
         evaluate: Measures a config; gives the objectives by name.
         canonical: From a config to one that computes the same.
         objectives: Names of the objectives, that of quality first; see `brickyard.search.Objective.parse`.
+        weights: Digest of its weights.
     """
 
     space: Space
     evaluate: Callable[[Config], Mapping[str, float]]
     canonical: Callable[[Config], Config]
     objectives: tuple[str, ...]
+    weights: str
 
 
 @dataclass(frozen=True)
@@ -100,6 +103,7 @@ def open_supernet(source: Source, kept: Path, *, runtime: str = "ort") -> Supern
         evaluate=evaluator,
         canonical=evaluator.canonical,
         objectives=objectives,
+        weights=hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()[:8],
     )
 
 
@@ -145,7 +149,7 @@ class Measured:
 
 
 def _measured(name: str, network: Supernet, results: Path, *, runtime: str = "ort") -> Measured:
-    return Measured(network, results / f"search_evaluations_{name}_{runtime}.csv")
+    return Measured(network, results / f"search_evaluations_{name}_{runtime}_{network.weights}.csv")
 
 
 def _reference(measured: Measured, values: Values) -> Values:
