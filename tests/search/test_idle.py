@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from optuna.distributions import CategoricalDistribution, FloatDistribution
 
 from brickyard.core.config import Config
 from brickyard.core.decision import Choice
@@ -82,6 +83,19 @@ def test_a_gene_whose_rest_varies_is_not_settled() -> None:
     genes.idle = find_idle(genes, odd)
     drawn = genes.draw(300, np.random.default_rng(1))
     assert (genes.settled(drawn) == drawn).all()
+
+
+def test_a_continuous_gene_may_be_idle_too() -> None:
+    def off(point: Mapping[str, Any]) -> dict[str, Any]:
+        return {**point, "rate": point["rate"] if point["drop"] else 0.9}
+
+    rate = FloatDistribution(0.1, 0.9, log=True)
+    genes = Genes({"drop": CategoricalDistribution([False, True]), "rate": rate})
+    genes.idle = find_idle(genes, off)
+    rows = genes.rows([{"drop": False, "rate": 0.3}, {"drop": True, "rate": 0.3}])
+    assert genes.active(rows).tolist() == [[True, False], [True, True]]
+    assert genes.params(rows[1])["rate"] == pytest.approx(0.3)
+    assert genes.params(rows[0])["rate"] == pytest.approx(0.9)
 
 
 def test_a_search_evaluates_every_subnet_once_and_finds_the_best() -> None:

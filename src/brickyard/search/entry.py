@@ -68,7 +68,8 @@ def run(
         space: The space.
         evaluate: Measures a config: gives the objectives, the limited numbers and whatever else is worth
             keeping.
-        objectives: One to four names, such as `accuracy`, `latency_ms`, `min:error`; see `Objective.parse`.
+        objectives: One to four names, what matters most first, such as `accuracy`, `latency_ms`, `min:error`;
+            see `Objective.parse`. `linas` draws every fifth point for the first one alone.
         evaluations: Different points in all, those of earlier calls and other workers among them.
         limits: Bounds by name: the most of a cost, the least of an accuracy.
         storage: Address of a database, path of an SQLite file, storage of Optuna, or None for memory.

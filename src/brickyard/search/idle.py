@@ -1,8 +1,8 @@
 """Idle genes: decisions that play no part in a point, such as the width of a layer that the depth leaves out.
 
 A search is told which configs compute the same (`canonical`). Where one gene's value makes another idle, a
-few hundred random points show it; so predictors see a layer that is left out as one that is not there, and no
-two points of a search compute the same.
+few hundred random points show it; so predictors see a layer that is left out as one that is not there, and
+points that differ in it alone are one.
 """
 
 from __future__ import annotations
@@ -57,6 +57,7 @@ def find_idle(genes: Genes, canonical: Callable[[Mapping[str, Any]], Mapping[str
     size = int(genes.sizes.max(initial=0))
     rows = genes.draw(max(_DRAWN, _PER_VALUE * size), np.random.default_rng(0))
     params = [genes.params(row) for row in rows]
+    rows = genes.rows(params)  # as parameters round them
     same = genes.rows([{**point, **canonical(point)} for point in params])
     moved = same != rows
     rest = np.where(moved, same, 0.0).max(0)
