@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from optuna.distributions import CategoricalDistribution, FloatDistribution
+from optuna.distributions import CategoricalDistribution, IntDistribution
 
 from brickyard.core.config import Config
 from brickyard.core.decision import Choice
@@ -85,17 +85,16 @@ def test_a_gene_whose_rest_varies_is_not_settled() -> None:
     assert (genes.settled(drawn) == drawn).all()
 
 
-def test_a_continuous_gene_may_be_idle_too() -> None:
+def test_a_gene_of_many_values_may_be_idle_too() -> None:
     def off(point: Mapping[str, Any]) -> dict[str, Any]:
-        return {**point, "rate": point["rate"] if point["drop"] else 0.9}
+        return {**point, "width": point["width"] if point["layer"] else 4096}
 
-    rate = FloatDistribution(0.1, 0.9, log=True)
-    genes = Genes({"drop": CategoricalDistribution([False, True]), "rate": rate})
+    width = IntDistribution(16, 4096, log=True)
+    genes = Genes({"layer": CategoricalDistribution([False, True]), "width": width})
     genes.idle = find_idle(genes, off)
-    rows = genes.rows([{"drop": False, "rate": 0.3}, {"drop": True, "rate": 0.3}])
+    rows = genes.rows([{"layer": False, "width": 300}, {"layer": True, "width": 300}])
     assert genes.active(rows).tolist() == [[True, False], [True, True]]
-    assert genes.params(rows[1])["rate"] == pytest.approx(0.3)
-    assert genes.params(rows[0])["rate"] == pytest.approx(0.9)
+    assert [genes.params(row)["width"] for row in rows] == [4096, 300]
 
 
 def test_a_search_evaluates_every_subnet_once_and_finds_the_best() -> None:
