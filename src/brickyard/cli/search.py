@@ -32,7 +32,8 @@ def search(
             metavar="NAME...",
             help="Two to four numbers, what matters most first: accuracy, balanced_accuracy, ap50, bleu, "
             "latency_ms, energy_mj, runtime_memory_bytes (measured here), latency_ms@FILE, "
-            "energy_mj@FILE (predicted by a device profile or table), macs, parameters, file_bytes, peak_memory_bytes (counted).",
+            "energy_mj@FILE (predicted by a device profile or table), macs, parameters, file_bytes, "
+            "peak_memory_bytes (counted).",
         ),
     ],
     out: Annotated[
