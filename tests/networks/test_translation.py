@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from brickyard.core.errors import ConfigError
 from brickyard.core.network import Network
-from brickyard.core.sequence import PADDING, pad
+from brickyard.core.sequence import PADDING, Cache, pad
 from brickyard.networks import build
 from brickyard.networks.translation import END, START, beam_decode, greedy_decode, translation_transformer
 from brickyard.testing import sampled_configs
@@ -100,6 +100,18 @@ def test_greedy_equals_one_source_and_token_at_a_time_and_a_beam_of_one():
         assert torch.equal(beam_decode(plain, pad(SOURCES), max_tokens=6, num_beams=1), found)
         with network.configured(config):
             assert torch.equal(greedy_decode(network, pad(SOURCES), max_tokens=6), found)
+
+
+@torch.no_grad()
+def test_a_cache_computes_what_the_whole_sentence_does():
+    network, target = pico(), torch.tensor([[START, 4, 6, 7]]).expand(3, -1)
+    for config in sampled_configs(network.space, samples=6):
+        plain, cache = network.extract(config), Cache()
+        memory, decode = plain.encode(pad(SOURCES)), plain.decode  # type: ignore[operator]
+        whole = decode(target, memory)
+        steps = [decode(target[:, place, None], memory, cache) for place in range(4)]
+        torch.testing.assert_close(torch.cat(steps, dim=1), whole, atol=1e-5, rtol=1e-5)
+        assert cache.length == 4
 
 
 @torch.no_grad()

@@ -81,6 +81,17 @@ def test_a_reference_keeps_out_what_does_not_count(rng):
     assert (truth(found)[:, 1] <= 14.0).all()
 
 
+def test_a_reference_may_bound_some_objectives_and_leave_others_to_what_was_measured(rng):
+    rows = np.unique(GENES.draw(60, rng), axis=0)
+    half, none, free = (
+        proposer(reference=worst)(known(rows), 6, np.random.default_rng(0))
+        for worst in ([None, 10.0], [None, None], None)
+    )
+    assert (truth(half)[:, 1] <= 14.0).all()
+    assert np.array_equal(none, free)
+    assert truth(free)[:, 1].max() > truth(half)[:, 1].max()
+
+
 def test_the_end_of_a_space(rng):
     rows = GENES.all()
     assert len(proposer()(known(rows[2:]), 10, rng)) == 2

@@ -50,13 +50,13 @@ class TokenEmbedding(nn.Module):
         self.tokens, self.positions, self.max_tokens = tokens, positions, max_tokens
         self.dropout = nn.Dropout(dropout)
 
-    def forward(self, tokens_BT: Tensor) -> Tensor:
-        """Embed ids as `[batch, tokens, width]`.
+    def forward(self, tokens_BT: Tensor, first: int = 0) -> Tensor:
+        """Embed ids as `[batch, tokens, width]`; `first` is the place of the first one.
 
         Raises:
             ConfigError: There are more tokens than places.
         """
-        length = tokens_BT.shape[1]
+        length = first + tokens_BT.shape[1]
         if length > self.max_tokens:
             raise ConfigError(
                 f"a sequence has {int(length)} tokens; this network reads at most {self.max_tokens}; cut it, "
@@ -65,9 +65,33 @@ class TokenEmbedding(nn.Module):
                 value=int(length),
                 allowed=self.max_tokens,
             )
-        places_T = torch.arange(length, device=tokens_BT.device)
+        places_T = torch.arange(first, length, device=tokens_BT.device)
         y: Tensor = self.dropout(self.tokens(tokens_BT) + self.positions(places_T))
         return y
+
+
+class Cache:
+    """Keys and values that attentions computed before, so that a token more costs one token.
+
+    Attributes:
+        length: Number of tokens that were written so far.
+    """
+
+    def __init__(self) -> None:
+        self.length = 0
+        self._kept: dict[nn.Module, tuple[Tensor, Tensor]] = {}
+
+    def get(self, owner: nn.Module) -> tuple[Tensor, Tensor] | None:
+        """Return an attention's keys and values, `[batch, heads, tokens, head_dim]`, None before any."""
+        return self._kept.get(owner)
+
+    def put(self, owner: nn.Module, key_BHKC: Tensor, value_BHKC: Tensor) -> None:
+        """Keep keys and values of an attention."""
+        self._kept[owner] = key_BHKC, value_BHKC
+
+    def select(self, rows: Tensor) -> None:
+        """Go on with some samples, `rows` being their indices; an index may come repeatedly."""
+        self._kept = {owner: (key[rows], value[rows]) for owner, (key, value) in self._kept.items()}
 
 
 class Attention(nn.Module):
@@ -96,27 +120,48 @@ class Attention(nn.Module):
         self.query, self.key, self.value, self.output = query, key, value, output
         self.head_dim, self.causal = head_dim, causal
 
-    def forward(self, x_BTD: Tensor, memory: Tensor | None = None, mask_BK: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        x_BTD: Tensor,
+        memory: Tensor | None = None,
+        mask_BK: Tensor | None = None,
+        cache: Cache | None = None,
+    ) -> Tensor:
         """Read a sequence.
 
         Args:
-            x_BTD: The stream, `[batch, tokens, width]`.
+            x_BTD: The stream, `[batch, tokens, width]`; with a cache, that of the token behind the others.
             memory: What is read, `[batch, keys, its width]`; the stream itself if None.
             mask_BK: True at the keys that may be read; all may if None.
+            cache: Holds what was read before; a stream is read behind that, a memory only once.
 
         Returns:
             `[batch, tokens, width]`.
         """
-        memory = x_BTD if memory is None else memory
-        query_BHTC, key_BHKC = self._heads(self.query(x_BTD)), self._heads(self.key(memory))
-        value_BHKC = self._heads(self.value(memory))
+        query_BHTC = self._heads(self.query(x_BTD))
+        key_BHKC, value_BHKC = self._read(x_BTD, memory, cache)
         # The mask may not be given beside `is_causal`, so it takes up the order where there is both.
         bias = None if mask_BK is None else self._bias(query_BHTC, mask_BK)
+        ordered = self.causal and bias is None and cache is None  # behind a cache there is but one token
         y_BHTC = F.scaled_dot_product_attention(
-            query_BHTC, key_BHKC, value_BHKC, attn_mask=bias, is_causal=self.causal and bias is None
+            query_BHTC, key_BHKC, value_BHKC, attn_mask=bias, is_causal=ordered
         )
         y: Tensor = self.output(y_BHTC.transpose(1, 2).flatten(2))
         return y
+
+    def _read(self, x_BTD: Tensor, memory: Tensor | None, cache: Cache | None) -> tuple[Tensor, Tensor]:
+        """Return all keys and values, those before too, `[batch, heads, keys, head_dim]` each."""
+        before = None if cache is None else cache.get(self)
+        if memory is not None and before is not None:
+            return before
+        read = x_BTD if memory is None else memory
+        key_BHKC, value_BHKC = self._heads(self.key(read)), self._heads(self.value(read))
+        if before is not None:
+            key_BHKC = torch.cat([before[0], key_BHKC], dim=2)
+            value_BHKC = torch.cat([before[1], value_BHKC], dim=2)
+        if cache is not None:
+            cache.put(self, key_BHKC, value_BHKC)
+        return key_BHKC, value_BHKC
 
     def _heads(self, x: Tensor) -> Tensor:
         heads: Tensor = x.unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
@@ -194,11 +239,11 @@ class DecoderLayer(nn.Module):
         self.feed_forward = feed_forward
         self.dropout = nn.Dropout(dropout)
 
-    def forward(self, x_BTD: Tensor, memory: Memory) -> Tensor:
-        """Compute the stream behind this layer."""
-        x_BTD = x_BTD + self.dropout(self.self_attention(self.norm1(x_BTD)))
+    def forward(self, x_BTD: Tensor, memory: Memory, cache: Cache | None = None) -> Tensor:
+        """Compute the stream behind this layer; with a cache, that of one token more."""
+        x_BTD = x_BTD + self.dropout(self.self_attention(self.norm1(x_BTD), cache=cache))
         read, mask_BK = self.span(memory)
-        x_BTD = x_BTD + self.dropout(self.cross_attention(self.norm2(x_BTD), read, mask_BK))
+        x_BTD = x_BTD + self.dropout(self.cross_attention(self.norm2(x_BTD), read, mask_BK, cache))
         y: Tensor = x_BTD + self.dropout(self.feed_forward(self.norm3(x_BTD)))
         return y
 
@@ -306,9 +351,22 @@ class Translator(nn.Module):
             outputs.append(x_BTD)
         return Memory(tuple(self.encoder_norm(x) for x in outputs[-self.num_outputs :]), mask_BT)
 
-    def decode(self, target_BT: Tensor, memory: Memory) -> Tensor:
-        """Return the decoder's stream `[batch, tokens, width]` behind what is written so far."""
-        y: Tensor = self.decoder_norm(self.decoder(self.target(target_BT), memory))
+    def decode(self, target_BT: Tensor, memory: Memory, cache: Cache | None = None) -> Tensor:
+        """Return the decoder's stream behind what is written so far.
+
+        Args:
+            target_BT: Ids `[batch, tokens]`; with a cache only the last token, `[batch, 1]`.
+            memory: What the source was read as.
+            cache: Holds what was computed of the tokens before; grows by this one.
+
+        Returns:
+            `[batch, tokens, width]`.
+        """
+        if cache is None:
+            y: Tensor = self.decoder_norm(self.decoder(self.target(target_BT), memory))
+            return y
+        y = self.decoder_norm(self.decoder(self.target(target_BT, cache.length), memory, cache))
+        cache.length += target_BT.shape[1]
         return y
 
     def forward(self, source_BT: Tensor, target_BT: Tensor) -> Tensor:

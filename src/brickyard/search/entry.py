@@ -47,10 +47,10 @@ def run(
     sampler: str | BaseSampler = "linas",
     extremes: bool = True,
     encodings: Features | None = None,
-    reference: Sequence[float] | None = None,
+    reference: Sequence[float | None] | None = None,
     canonical: Callable[[Config], Config] | None = None,
     startup: int = 15,
-    batch_size: int = 10,
+    batch_size: int = 5,
     warm_start: WarmStart | None = None,
     narrow: bool = False,
     repeats: int = 1,
@@ -77,8 +77,8 @@ def run(
         sampler: `linas`, `nsga2`, `random`, `exhaustive`, or a sampler of Optuna.
         extremes: Whether the largest and the smallest config are evaluated first.
         encodings: What predictors may see of a config, by name, in place of the encodings of every space.
-        reference: Worst value of each objective that counts, as it is measured; None to follow from the
-            evaluations.
+        reference: Worst value of each objective that counts, as it is measured; None, for one of them or in
+            place of all, to follow from the evaluations.
         canonical: From a config to one that computes the same; such are evaluated once. None for the
             network's own, if it has one.
         startup: Evaluations at random before predictors are asked.

@@ -58,7 +58,8 @@ class Proposer:
         num_limits: Number of constraints.
         encodings: Encodings to choose from, by name.
         predictors: Names of predictors to choose from.
-        reference: Worst values that count, one for each objective, None to follow from what was measured.
+        reference: Worst values that count, one for each objective; None, for one or for all, to follow from
+            what was measured.
         seed: Seed of all draws.
         earlier: What an earlier study tells of each objective and constraint; None without one.
         narrow: Whether the domains shrink to what the front shows, see `brickyard.search.narrow`.
@@ -75,7 +76,7 @@ class Proposer:
         num_limits: int = 0,
         encodings: Features,
         predictors: Sequence[str],
-        reference: Sequence[float] | None = None,
+        reference: Sequence[float | None] | None = None,
         seed: int = 0,
         earlier: Sequence[Earlier | None] | None = None,
         narrow: bool = False,
@@ -83,7 +84,7 @@ class Proposer:
         self.narrow = narrow
         self.earlier = [told for told in earlier or () if told is not None]
         self.genes, self.num_objectives = genes, num_objectives
-        self.reference = None if reference is None else np.asarray(reference, dtype=float)
+        self.reference = tuple(reference or ())
         self.models = [
             Model(genes, encodings=encodings, predictors=predictors, seed=seed, earlier=told)
             for told in earlier or [None] * (num_objectives + num_limits)
@@ -128,19 +129,14 @@ class Proposer:
         return self._batch(shortlist, front, reference, known, count)
 
     def _reference(self, front: Values, targets: Values) -> Values:
-        """Return the worst that counts: what the user says, or a little worse than the front."""
-        if self.reference is not None:
-            edge = self.reference[None]
-            return np.array(
-                [
-                    model.warp(edge[:, place])[0]
-                    for place, model in enumerate(self.models[: self.num_objectives])
-                ]
-            )
+        """Return the worst that counts: what the user says, else a little worse than the front."""
         points = front if len(front) else targets
         span = points.max(0) - points.min(0)
         span = np.where(span > 0, span, np.ptp(targets, axis=0) + 1e-9)
         worst: Values = points.max(0) + _MARGIN * span
+        for place, edge in enumerate(self.reference):
+            if edge is not None:
+                worst[place] = self.models[place].warp(np.array([edge]))[0]
         return worst
 
     @property

@@ -44,7 +44,8 @@ class LinasSampler(BaseSampler):
             Functions of `(genes, rows)` that know more of a space, such as its graph, help a lot.
         predictors: Names of predictors to choose from by cross-validation; the Gaussian process alone is the
             quickest, and the best on most spaces.
-        reference: Worst values that count, one for each objective; None to follow from the evaluations.
+        reference: Worst values that count, one for each objective; None, for one or in place of all, to
+            follow from the evaluations.
         constraints_func: Gives numbers of a finished trial, all of them at most 0 where it is to be counted.
         warm_start: What an earlier study measured in the same space, to learn from too.
         narrow: Whether the domains shrink to what the front shows, see `brickyard.search.narrow`.
@@ -61,10 +62,10 @@ class LinasSampler(BaseSampler):
         self,
         *,
         startup: int = 15,
-        batch_size: int = 10,
+        batch_size: int = 5,
         encodings: Features | None = None,
         predictors: Sequence[str] = ("gaussian",),
-        reference: Sequence[float] | None = None,
+        reference: Sequence[float | None] | None = None,
         constraints_func: Constraints | None = None,
         warm_start: Lesson | None = None,
         narrow: bool = False,
@@ -141,7 +142,10 @@ class LinasSampler(BaseSampler):
                     f"reference has {len(self.reference)} values; the study has {len(study.directions)} "
                     "objectives"
                 )
-            reference = [float(value) for value in np.array(self.reference) * _signs(study)]
+            reference = [
+                None if value is None else float(value * sign)
+                for value, sign in zip(self.reference, _signs(study), strict=True)
+            ]
         earlier = None if self.warm_start is None else self.warm_start.earlier(genes)
         if earlier is not None and len(earlier) != len(study.directions) + num_limits:
             raise ConfigError(

@@ -21,7 +21,8 @@ class SamplerSettings:
         seed: Seed of its draws.
         constraints: Gives the excesses of a finished trial; None without limits.
         encodings: Encodings that predictors may see; None for those of every space.
-        reference: Worst values that count, one for each objective; None to follow from the evaluations.
+        reference: Worst values that count, one for each objective; None, for one or in place of all, to
+            follow from the evaluations.
         startup: Evaluations before predictors are asked.
         batch_size: Points from one fit.
         warm_start: What an earlier study measured; `linas` learns from it.
@@ -32,9 +33,9 @@ class SamplerSettings:
     seed: int = 0
     constraints: Constraints | None = None
     encodings: Features | None = None
-    reference: Sequence[float] | None = None
+    reference: Sequence[float | None] | None = None
     startup: int = 15
-    batch_size: int = 10
+    batch_size: int = 5
     warm_start: Lesson | None = None
     narrow: bool = False
     canonical: Same | None = None

@@ -1,6 +1,6 @@
 """How a translator writes: the best token at every step, or the best few sentences side by side.
 
-Both read the whole of what is written at every step; nothing is kept from the step before.
+Keys and values of what is written are kept, so a step reads one token.
 
 Shape suffixes: B sources, N beams, T tokens, V vocabulary.
 """
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from brickyard.core.errors import ConfigError
 from brickyard.core.network import Network
-from brickyard.core.sequence import PADDING, Memory, Translator
+from brickyard.core.sequence import PADDING, Cache, Memory, Translator
 
 START, END = 1, 2
 """Ids of the tokens before the first word of a target and behind its last, unless others are given."""
@@ -30,9 +30,9 @@ def _translator(model: nn.Module) -> Translator:
     return root
 
 
-def _next_scores(translator: Translator, written_BT: Tensor, memory: Memory) -> Tensor:
-    """Return the logarithm of the probability of every next token but padding, `[batch, vocabulary]`."""
-    scores_BV: Tensor = translator.output(translator.decode(written_BT, memory)[:, -1])
+def _next_scores(translator: Translator, token_B: Tensor, memory: Memory, cache: Cache) -> Tensor:
+    """Return the log probability of every token but padding behind another, `[batch, vocabulary]`."""
+    scores_BV: Tensor = translator.output(translator.decode(token_B[:, None], memory, cache)[:, -1])
     scores_BV[:, PADDING] = -torch.inf
     return scores_BV.log_softmax(-1)
 
@@ -61,24 +61,34 @@ def greedy_decode(
     memory = translator.encode(source_BT)
     written_BT = source_BT.new_full((len(source_BT), 1), start)
     open_B = torch.arange(len(source_BT), device=source_BT.device)  # the sentences that have not ended
+    cache = Cache()
     for _ in range(max_tokens):
         token_B = written_BT.new_full((len(written_BT),), PADDING)
-        token_B[open_B] = _next_scores(translator, written_BT[open_B], memory).argmax(-1)
+        token_B[open_B] = _next_scores(translator, written_BT[open_B, -1], memory, cache).argmax(-1)
         written_BT = torch.cat([written_BT, token_B[:, None]], dim=1)
         (stay_B,) = torch.where(token_B[open_B] != end)
         if not len(stay_B):
             break
         if len(stay_B) < len(open_B):
             open_B, memory = open_B[stay_B], memory.select(stay_B)
+            cache.select(stay_B)
     return written_BT[:, 1:]
 
 
 class _Beams(NamedTuple):
-    """The sentences that are kept: ids `[B, N, T]`, summed scores and whether each has ended, `[B, N]`."""
+    """The sentences that are kept.
+
+    Attributes:
+        written: Ids, `[B, N, T]`.
+        scores: Summed scores, `[B, N]`.
+        ended: Whether each has ended, `[B, N]`.
+        before: Which one of the step before each continues, `[B, N]`.
+    """
 
     written: Tensor
     scores: Tensor
     ended: Tensor
+    before: Tensor
 
     def step(self, next_BNV: Tensor, end: int) -> _Beams:
         """Keep the best continuations; `next_BNV` holds the scores of the tokens that may follow."""
@@ -91,7 +101,7 @@ class _Beams(NamedTuple):
         before_BNT = self.written.gather(1, beam_BN[..., None].expand(-1, -1, self.written.shape[-1]))
         written_BNT = torch.cat([before_BNT, token_BN[..., None]], dim=-1)
         ended_BN = self.ended.gather(1, beam_BN) | (token_BN == end)
-        return _Beams(written_BNT, scores_BN, ended_BN)
+        return _Beams(written_BNT, scores_BN, ended_BN, beam_BN)
 
     def best(self, length_penalty: float) -> Tensor:
         """Return the best sentence of each source without its start, `[B, T]`."""
@@ -143,10 +153,14 @@ def beam_decode(
         source_BT.new_full((batch, num_beams, 1), start),
         scores_BN,
         torch.zeros_like(scores_BN, dtype=torch.bool),
+        torch.zeros_like(scores_BN, dtype=torch.long),
     )
+    first_B1 = num_beams * torch.arange(batch, device=source_BT.device)[:, None]
+    cache = Cache()
     for _ in range(max_tokens):
-        next_BNV = _next_scores(translator, beams.written.flatten(0, 1), memory)
+        next_BNV = _next_scores(translator, beams.written[..., -1].flatten(), memory, cache)
         beams = beams.step(next_BNV.unflatten(0, (batch, num_beams)), end)
         if bool(beams.ended.all()):
             break
+        cache.select((first_B1 + beams.before).flatten())
     return beams.best(length_penalty)
