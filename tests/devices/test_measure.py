@@ -7,6 +7,7 @@ from onnx import TensorProto, helper
 
 from brickyard.core.errors import DeviceError
 from brickyard.devices import measure
+from brickyard.devices.pulse import Pulse
 from brickyard.devices.runtimes.base import random_inputs
 from brickyard.devices.runtimes.ort import ORT
 
@@ -36,6 +37,48 @@ def test_the_quietest_burst_counts(monkeypatch):
     session = ORT.open(content(), threads=1)
     found = measure.measure_session(session, threads=1, bursts=3)
     assert (found.p50, found.p90) == (1.0, 9.0)
+
+
+class Beats(Pulse):
+    """Says of one moment after the other whether the machine is quiet."""
+
+    def __init__(self, *quiet: bool) -> None:
+        super().__init__()
+        self.left = list(quiet)
+
+    def is_quiet(self) -> bool:
+        return self.left.pop(0)
+
+
+def timed_as(monkeypatch, pulse: Pulse, *medians: float) -> None:
+    rows = iter([[1.0] * 5, *([median] * 30 for median in medians)])
+    monkeypatch.setattr(measure, "run_times", lambda session, inputs, runs: next(rows))
+    monkeypatch.setattr(measure, "_PULSE", pulse)
+
+
+def test_bursts_between_two_quick_pulses_count_alone(monkeypatch):
+    # too quick for what it is, as the second one: timed before a pulse that was slow
+    timed_as(monkeypatch, Beats(False, True, False, True, True, True, True), 5.0, 1.0, 3.0, 2.0)
+    found = measure.measure_session(ORT.open(content(), threads=1), threads=1, bursts=2, patience=60.0)
+    assert (found.p50, found.bursts) == (2.0, 4)
+
+
+def test_all_bursts_count_where_the_machine_is_never_quiet(monkeypatch):
+    timed_as(monkeypatch, Beats(False, False, False), 5.0, 2.0, 3.0)
+    found = measure.measure_session(ORT.open(content(), threads=1), threads=1, bursts=3, patience=1e-9)
+    assert (found.p50, found.bursts) == (2.0, 3)
+
+
+def test_a_pulse_is_slow_while_others_work_and_quick_before(monkeypatch):
+    pulse = Pulse()
+    assert pulse.quickest == float("inf")
+    pulse.is_quiet()
+    assert 0 < pulse.quickest < 100
+    first = pulse.quickest
+    for share, quiet in ((1.05, True), (1.5, False), (0.9, True), (1.05, False)):
+        monkeypatch.setattr(pulse, "_beat", lambda share=share: share * first)
+        assert pulse.is_quiet() is quiet
+    assert pulse.quickest == 0.9 * first
 
 
 def test_file_and_errors(tmp_path):

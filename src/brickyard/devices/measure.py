@@ -2,9 +2,10 @@
 
 Every run is timed on its own, batch 1, inputs normal random numbers of a fixed seed. Other processes slow a
 model down for a while now and then, which is no property of the model: runs come in bursts, and the burst
-with the lowest median is the measurement. With more than one thread, workers of ONNX Runtime are told to stop
-spinning when a run ends; by its default they go on for a while, which makes the next run of the same model
-quicker and everything else on the machine slower.
+with the lowest median is the measurement; where there is time to wait, only bursts between two quick pulses
+of the machine count (`brickyard.devices.pulse`). With more than one thread, workers of ONNX Runtime are told
+to stop spinning when a run ends; by its default they go on for a while, which makes the next run of the same
+model quicker and everything else on the machine slower.
 """
 
 from __future__ import annotations
@@ -21,10 +22,17 @@ import numpy as np
 import numpy.typing as npt
 
 from brickyard.core.errors import DeviceError
+from brickyard.devices.pulse import Pulse
 from brickyard.devices.runtimes.base import Runtime, Session, random_inputs
 from brickyard.devices.runtimes.ort import ORT
 
 Floats = npt.NDArray[np.float64]
+
+PATIENCE = 1.0
+"""How long a search waits for a quiet machine to time one subnet, seconds."""
+
+_PULSE = Pulse()
+_PAUSE = 0.01  # seconds between bursts while the machine is busy
 
 
 @dataclass(frozen=True)
@@ -199,6 +207,7 @@ def measure_session(
     bursts: int = 4,
     least_runs: int = 30,
     most_runs: int = 300,
+    patience: float = 0.0,
 ) -> Measurement:
     """Time a session: warm-up first, then bursts of single runs.
 
@@ -210,6 +219,8 @@ def measure_session(
         bursts: Number of bursts; 1 takes all runs as they come.
         least_runs: Fewest timed runs of a burst.
         most_runs: Most timed runs of a burst.
+        patience: How long to go on, seconds, until so many bursts were timed while no other work slowed the
+            machine down; after that all bursts count. 0 takes the bursts as they come.
 
     Returns:
         The measurement.
@@ -218,15 +229,34 @@ def measure_session(
     warmup = 5
     once = float(np.median(run_times(session, inputs, warmup)))
     runs = int(min(most_runs, max(least_runs, seconds / bursts * 1e3 / max(once, 1e-3))))
-    rows = [run_times(session, inputs, runs) for _ in range(bursts)]
+    rows, timed = _bursts(session, inputs, runs, bursts, patience)
     p10, p20, p50, p90 = min(
         (np.percentile(row, [10, 20, 50, 90]).round(6).tolist() for row in rows), key=lambda row: row[2]
     )
     return Measurement(
-        *(p10, p20, p50, p90, runs, warmup, threads, bursts),
+        *(p10, p20, p50, p90, runs, warmup, threads, timed),
         runtime=runtime.full_name(),
         processor=processor_name(),
     )
+
+
+def _bursts(
+    session: Session, inputs: dict[str, Any], runs: int, bursts: int, patience: float
+) -> tuple[list[list[float]], int]:
+    """Return the bursts that count, and how many there were."""
+    if not patience:
+        return [run_times(session, inputs, runs) for _ in range(bursts)], bursts
+    rows: list[list[float]] = []
+    undisturbed: list[list[float]] = []
+    until = time.perf_counter() + patience
+    while len(undisturbed) < bursts and (len(rows) < bursts or time.perf_counter() < until):
+        quiet_before = _PULSE.is_quiet()
+        rows.append(run_times(session, inputs, runs))
+        if quiet_before and _PULSE.is_quiet():
+            undisturbed.append(rows[-1])
+        else:
+            time.sleep(_PAUSE)
+    return undisturbed or rows, len(rows)
 
 
 def measure_file(

@@ -26,7 +26,7 @@ from brickyard.core.decision import Subset
 from brickyard.core.errors import DataError, MissingExtraError, TaskError
 from brickyard.core.space import CLASSES, HEAD_SUBSETS, WORDS, Space
 from brickyard.core.task import Task
-from brickyard.devices.measure import measure_session
+from brickyard.devices.measure import PATIENCE, measure_session
 from brickyard.devices.runtimes import Session, runtime_named
 from brickyard.devices.runtimes.ort import ORT
 from brickyard.factory.canonical import Canonical
@@ -245,7 +245,9 @@ class Subnets(Maker):
             found |= self._rated(session)
         timed = self._runtime.open(content, threads=self.threads) if TIMED & set(kinds) else session
         if "latency_ms" in kinds:
-            found["latency_ms"] = measure_session(timed, threads=self.threads, runtime=self._runtime).p50
+            found["latency_ms"] = measure_session(
+                timed, threads=self.threads, runtime=self._runtime, patience=PATIENCE
+            ).p50
         if "energy_mj" in kinds:
             found["energy_mj"] = self.checks.energy(timed).mj
         if "runtime_memory_bytes" in kinds:

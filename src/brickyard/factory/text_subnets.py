@@ -26,7 +26,7 @@ from brickyard.core.errors import ConfigError
 from brickyard.core.network import Network
 from brickyard.core.space import HEAD_SUBSETS, Space
 from brickyard.devices.energy import POWERCAP, EnergyCounter, measure_energy
-from brickyard.devices.measure import measure_session
+from brickyard.devices.measure import PATIENCE, measure_session
 from brickyard.devices.runtimes import runtime_named
 from brickyard.devices.runtimes.base import Fed
 from brickyard.export.whole import OPSET
@@ -191,7 +191,9 @@ class TextSubnets:
         found["file_bytes"] = len(content)
         session = Fed(self._runtime.open(content, threads=self.threads), self.feed)
         if "latency_ms" in kinds:
-            found["latency_ms"] = measure_session(session, threads=self.threads, runtime=self._runtime).p50
+            found["latency_ms"] = measure_session(
+                session, threads=self.threads, runtime=self._runtime, patience=PATIENCE
+            ).p50
         if "energy_mj" in kinds:
             counter, idle = self._counter
             found["energy_mj"] = measure_energy(session, counter, idle_watts=idle).mj
