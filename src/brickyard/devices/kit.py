@@ -28,7 +28,8 @@ _PACKAGE = Path(__file__).parents[1]
 # The empty files make packages of the folders; nothing else of brickyard is in a kit.
 _CODE = (
     "core/errors.py",
-    *("devices/fit.py", "devices/measure.py", "devices/pulse.py", "devices/record.py", "devices/energy.py", "devices/kit_run.py"),
+    *("devices/fit.py", "devices/measure.py", "devices/pulse.py", "devices/record.py"),
+    *("devices/energy.py", "devices/kit_run.py"),
     *("devices/runtimes/base.py", "devices/runtimes/ort.py"),
 )
 _EMPTY = ("__init__.py", "core/__init__.py", "devices/__init__.py", "devices/runtimes/__init__.py")
