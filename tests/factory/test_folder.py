@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from huggingface_hub.errors import LocalEntryNotFoundError
 
 from brickyard.core.errors import ArtifactError
 from brickyard.core.files import read_json, write_json
@@ -92,8 +93,19 @@ def test_factories_are_found_by_folder_bundled_name_and_not_otherwise(pico, monk
         find_factory("pico")
 
 
-def test_a_hub_id_that_the_hub_does_not_give_is_told():
-    with pytest.raises(ArtifactError, match="nobody/nothing is no folder here, and the hub did not give it"):
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (OSError("401 Client Error\nand much more"), "and the hub did not give it: 401 Client Error$"),
+        (LocalEntryNotFoundError("a long story"), "the hub cannot be reached, and no earlier download"),
+    ],
+)
+def test_a_hub_id_that_the_hub_does_not_give_is_told(monkeypatch, error, told):
+    def refuse(name: str) -> str:
+        raise error
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", refuse)
+    with pytest.raises(ArtifactError, match=f"^nobody/nothing is no folder here, {told}"):
         find_factory("nobody/nothing")
 
 

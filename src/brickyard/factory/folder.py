@@ -74,8 +74,14 @@ def find_factory(name: str | Path) -> Path:
 
         try:
             return Path(snapshot_download(str(name)))
-        except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-            raise ArtifactError(f"{name} is no folder here, and the hub did not give it: {error}") from None
+        except LocalEntryNotFoundError:
+            raise ArtifactError(
+                f"{name} is no folder here, the hub cannot be reached, and no earlier download is kept; "
+                "check the path, or the connection"
+            ) from None
+        except (HfHubHTTPError, HFValidationError, OSError) as error:
+            reason = str(error).splitlines()[0]
+            raise ArtifactError(f"{name} is no folder here, and the hub did not give it: {reason}") from None
     raise ArtifactError(
         f"{name} is neither a folder nor a bundled factory ({', '.join(bundled) or 'none'}) nor a hub id "
         "(owner/name)"
