@@ -27,7 +27,7 @@ class Plan:
 
     Attributes:
         section: Name of the section.
-        quick: Whether runs end as soon as the last level is reached, and only a few are made.
+        quick: Whether only a few runs are made, without curves.
         seeds: Seeds of every method; None for those that each has.
         arms: Names of the methods; None for all.
         problems: Names of the problems; None for all.
@@ -90,6 +90,8 @@ def _is_kept(ledger: Ledger, plan: Plan, problem: str, arm: Arm, seed: int) -> b
 def run_fronts(ledger: Ledger, plan: Plan, problems: Iterable[Problem], arms: Sequence[Arm]) -> None:
     """Measure how many different cells methods need for 90, 95 and 99 % of the true front's hypervolume.
 
+    A run ends when it has reached the last level.
+
     Args:
         ledger: Takes the rows; a level that was not reached is infinite, `count` says within how many cells.
         plan: What is wanted.
@@ -120,7 +122,7 @@ def _run_front(ledger: Ledger, plan: Plan, problem: Problem, arm: Arm, seed: int
 
     def enough(order: Sequence[int]) -> bool:
         share = shares.add(order[-1])
-        return time.monotonic() > plan.until or (plan.quick and share >= LEVELS[-1])
+        return time.monotonic() > plan.until or share >= LEVELS[-1]
 
     started = time.monotonic()
     recorder = Recorder(problem, plan.budget_of(arm), enough)
