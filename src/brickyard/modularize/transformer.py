@@ -1,0 +1,404 @@
+"""A dense transformer becomes modular: the neurons of its feed-forward networks form experts.
+
+Emergent mixture of experts (EMoE, arXiv 2310.10908): neurons of a trained feed-forward network are grouped
+into experts, a token uses the experts whose keys agree with it most, and nothing is added. A model is trained
+so and then taken back to the dense network. Differences to the paper's code:
+
+- the second matrix has one bias, outside of the experts, so that taking back is exact;
+- no noise on the gate, no capacity, no auxiliary loss and no dropout of its own;
+- neurons that are active for most tokens can stay outside of the experts, and are always used.
+
+The model is changed in place: neurons change their order, layers their class. Parameters stay the objects
+that they were, under their names.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from brickyard.bricks.experts import Bypass, ExpertMatrix, Experts, ExpertSplit
+from brickyard.core.decision import Subset
+from brickyard.core.errors import ModularizeError
+from brickyard.core.feed_forward import MODES, Mode
+from brickyard.core.network import Network
+from brickyard.modularize.intake import Anatomy, FeedForward, Inputs, example_inputs, find_anatomy
+from brickyard.modularize.partition import PARTITIONS, Partition, partition_neurons
+
+_SAMPLE_TOKENS = 8192  # most tokens of a sample that activity is kept of
+_ERROR = 64  # most that outputs may differ by, in steps of the numbers at the largest output
+
+
+@dataclass(frozen=True)
+class _Converted:
+    """A feed-forward network that was converted: what stood at each path, and the order of its neurons."""
+
+    part: FeedForward
+    originals: Mapping[str, nn.Module]
+    order: Tensor
+
+
+@dataclass(eq=False)
+class ModularTransformer:
+    """A transformer with experts, changed in place.
+
+    Attributes:
+        model: The model, the object that was handed in.
+        network: The same as a network of bricks: `configure` and `extract` say which experts are there.
+        anatomy: What was found in the model.
+        experts: Experts by the path of the layer that makes their neurons; also the names of the decisions.
+        error: Largest difference to the original's output with all experts, as a share of the largest output.
+    """
+
+    model: nn.Module
+    network: Network
+    anatomy: Anatomy
+    experts: dict[str, Experts]
+    error: float
+    _converted: list[_Converted] = field(repr=False)
+
+    def use(self, mode: Mode) -> None:
+        """Choose how experts are computed, in all layers.
+
+        Args:
+            mode: `dense`: all experts for every token, equal to the original up to rounding, since sums run
+                in another order. `masked`: the `top_k` experts of each token, gradients go through those
+                alone. `sparse`: the same, computing nothing else, where no gradients are recorded.
+
+        Raises:
+            ModularizeError: Unknown mode.
+        """
+        if mode not in MODES:
+            raise ModularizeError(f"mode = {mode!r} is unknown; known: {', '.join(MODES)}")
+        for experts in self.experts.values():
+            experts.split.mode = mode
+
+    @contextmanager
+    def using(self, mode: Mode) -> Iterator[ModularTransformer]:
+        """Choose how experts are computed inside a `with` block."""
+        before = {name: experts.split.mode for name, experts in self.experts.items()}
+        self.use(mode)
+        try:
+            yield self
+        finally:
+            for name, experts in self.experts.items():
+                experts.split.mode = before[name]
+
+    def extract(self, config: Mapping[str, Any] | None = None) -> nn.Module:
+        """Cut out a model that has only the experts of a config, and no bricks.
+
+        In mode `dense`, or where no more than `top_k` experts of a layer are left, its layers are those of
+        the original, but narrower; else a `RoutedFeedForward` stands in the place of the first one.
+
+        Args:
+            config: Which experts stay; the active ones if None.
+
+        Returns:
+            A model of the original's class that shares nothing with it. Its config still tells the sizes of
+            the whole model.
+
+        Raises:
+            ConfigError: The config is not legal.
+        """
+        return self.network.extract(config)
+
+    @torch.no_grad()
+    def revert(self) -> nn.Module:
+        """Make the model dense again, in place, with the weights that it has now.
+
+        Original layers return to their places and neurons to their order: without training in between, the
+        state dict is that of the original, bit for bit. Make a new optimizer, whose state has the old order.
+
+        Returns:
+            The model.
+
+        Raises:
+            ModularizeError: It is dense again already.
+        """
+        if not self.experts:
+            raise ModularizeError("this model is dense again already; modularize it anew for experts")
+        for converted in self._converted:
+            _restore_(self.model, converted)
+        self.experts = {}
+        return self.model
+
+
+def modularize_transformer(
+    model: nn.Module,
+    *,
+    experts: int = 64,
+    top_k: int = 16,
+    layers: str | Sequence[int] = "last-even:2",
+    partition: Partition = "kmeans",
+    resident: int = 0,
+    inputs: Inputs | None = None,
+    sample: Iterable[Inputs] | None = None,
+    seed: int = 0,
+    cache: bool = True,
+) -> ModularTransformer:
+    """Turn the feed-forward networks of a transformer into experts, in place.
+
+    Args:
+        model: A trained transformer; changed. See `brickyard.modularize.intake` for what is found in it.
+        experts: Experts of a layer; must divide its neurons, without the resident ones.
+        top_k: Experts that a token uses.
+        layers: Which layers, counted from 0 in the order in which they run: their numbers; or `all`, `last:K`
+            or `last-even:K`, the last K layers, or the last K with even numbers.
+        partition: How neurons are grouped: `kmeans`, `coactivation`, `random` or `sequential`.
+        resident: Neurons of a layer that belong to no expert and are always used: those that are active for
+            most tokens of the sample.
+        inputs: Arguments by name of one run of the model, by which its parts are found; None to make some up.
+        sample: Arguments by name of runs, for `coactivation` and `resident`; tokens that an `attention_mask`
+            hides do not count.
+        seed: Seed of the partition.
+        cache: Whether to read and keep partitions in the user's cache folder.
+
+    Returns:
+        The modular model, in mode `masked`.
+
+    Raises:
+        ModularizeError: A setting is out of range, a layer cannot be split, or the result computes something
+            else; the model is then as it was.
+        MissingExtraError: scikit-learn is not installed.
+
+    Example:
+        >>> modular = modularize_transformer(model, experts=64, top_k=16)
+        >>> train(model)
+        >>> modular.revert()
+    """
+    if not 1 <= top_k <= experts:
+        raise ModularizeError(f"top_k = {top_k} is not allowed; allowed: 1 to experts = {experts}")
+    if partition not in PARTITIONS:
+        raise ModularizeError(f"partition = {partition!r} is unknown; known: {', '.join(PARTITIONS)}")
+    if sample is None and (resident or partition == "coactivation"):
+        what = f"resident = {resident}" if resident else "partition = 'coactivation'"
+        raise ModularizeError(f"{what} needs a sample of inputs; give sample=[inputs, ...]")
+    inputs = example_inputs(model) if inputs is None else inputs
+    anatomy = find_anatomy(model, inputs)
+    parts = _chosen(anatomy, layers)
+    for part in parts:
+        if resident < 0 or resident >= part.neurons or (part.neurons - resident) % experts:
+            raise ModularizeError(
+                f"{part.keys} has {part.neurons} neurons, {resident} of them resident; the others cannot be "
+                f"split into {experts} experts of equal size; choose a number that divides them"
+            )
+    needs = resident or partition == "coactivation"
+    active = _activity(model, parts, sample or ()) if needs else {}
+    before = _output(model, inputs)
+    converted: list[_Converted] = []
+    found: dict[str, Experts] = {}
+    try:
+        for part in parts:
+            seen = active.get(part.activation)
+            order = _order(model, part, seen, experts, resident, method=partition, seed=seed, cache=cache)
+            split = ExpertSplit(
+                Subset(part.keys, experts, minimum=1),
+                neurons=part.neurons,
+                expert_width=(part.neurons - resident) // experts,
+                top_k=top_k,
+                transposed=part.transposed,
+            )
+            converted.append(_convert_(model, part, order, split))
+            leader = model.get_submodule(part.keys)
+            assert isinstance(leader, Experts)
+            found[part.keys] = leader
+        network = _network(model, inputs)
+        modular = ModularTransformer(model, network, anatomy, found, 0.0, converted)
+        with modular.using("dense"):
+            modular.error = _difference(_output(model, inputs), before)
+        allowed = _ERROR * torch.finfo(before.dtype).eps
+        if not modular.error <= allowed:
+            raise ModularizeError(
+                f"with all experts the model differs from the original by {modular.error:.3g} of the largest "
+                f"output, allowed: {allowed:.3g}; it computes something that its layers do not show"
+            )
+    except BaseException:
+        for done in reversed(converted):
+            _restore_(model, done)
+        raise
+    return modular
+
+
+def _chosen(anatomy: Anatomy, layers: str | Sequence[int]) -> list[FeedForward]:
+    """Return the feed-forward networks of the layers that are asked for."""
+    count = len(anatomy.layers)
+    numbers = _numbers(layers, count)
+    if not count or not numbers or not all(0 <= number < count for number in numbers):
+        raise ModularizeError(f"layers = {layers!r} names no layers of this model; it has {count}, from 0")
+    parts: list[FeedForward] = []
+    for number in numbers:
+        layer = anatomy.layers[number]
+        if not layer.feed_forwards:
+            inside = [part for part in anatomy.whole if part.layers[0].startswith(f"{layer.path}.")]
+            why = inside[0].reason if inside else "none was found"
+            raise ModularizeError(
+                f"layer {number} ({layer.path}) has no feed-forward network to split: {why}"
+            )
+        parts += layer.feed_forwards
+    return parts
+
+
+def _numbers(layers: str | Sequence[int], count: int) -> list[int]:
+    """Return the numbers of layers that a text or a list names."""
+    if not isinstance(layers, str):
+        return sorted(set(layers))
+    kind, _, last = layers.partition(":")
+    known = {"last": list(range(count)), "last-even": list(range(0, count, 2))}
+    if layers == "all":
+        return list(range(count))
+    if kind in known and last.isdigit() and 1 <= int(last) <= len(known[kind]):
+        return known[kind][-int(last) :]
+    try:
+        return sorted({int(part) for part in layers.split(",")})
+    except ValueError:
+        raise ModularizeError(
+            f"layers = {layers!r} is not allowed for {count} layers; allowed: all, last:K, last-even:K with "
+            "K up to the number of such layers, or numbers with commas between"
+        ) from None
+
+
+def _order(
+    model: nn.Module,
+    part: FeedForward,
+    active_TF: Tensor | None,
+    experts: int,
+    resident: int,
+    *,
+    method: Partition,
+    seed: int,
+    cache: bool,
+) -> Tensor:
+    """Return the order of neurons in which experts stand one after the other, resident neurons last."""
+    weight = model.get_submodule(part.keys).get_parameter("weight").detach()
+    keys_FD = weight.t() if part.transposed else weight
+    always = torch.zeros(part.neurons, dtype=torch.bool)
+    if resident:
+        assert active_TF is not None
+        often = active_TF.float().mean(0).argsort(descending=True, stable=True)
+        always[often[:resident]] = True
+    rest = (~always).nonzero().flatten()
+    labels = partition_neurons(
+        keys_FD[rest.to(keys_FD.device)],
+        experts,
+        method=method,
+        active_TF=None if active_TF is None or method != "coactivation" else active_TF[:, rest],
+        seed=seed,
+        cache=cache,
+    )
+    return torch.cat([rest[labels.argsort(stable=True)], always.nonzero().flatten()])
+
+
+def _activity(model: nn.Module, parts: Sequence[FeedForward], sample: Iterable[Inputs]) -> dict[str, Tensor]:
+    """Return for each activation which neurons it leaves positive, `[tokens, neurons]`."""
+    kept: dict[str, list[Tensor]] = {part.activation: [] for part in parts}
+    real: Tensor | None = None
+
+    def keep(path: str) -> Any:
+        def hook(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
+            rows = output.flatten(0, -2)
+            if real is not None and real.numel() == len(rows):
+                rows = rows[real.flatten().bool()]
+            kept[path].append((rows > 0).cpu())
+
+        return hook
+
+    handles = [model.get_submodule(path).register_forward_hook(keep(path)) for path in kept]
+    mode, tokens = model.training, 0
+    try:
+        model.eval()
+        with torch.no_grad():
+            for inputs in sample:
+                real = inputs.get("attention_mask")
+                model(**inputs)
+                tokens = min(sum(len(rows) for rows in found) for found in kept.values())
+                if tokens >= _SAMPLE_TOKENS:
+                    break
+    finally:
+        model.train(mode)
+        for handle in handles:
+            handle.remove()
+    if not tokens:
+        raise ModularizeError("the sample has no tokens; give sample=[inputs, ...]")
+    return {path: torch.cat(found)[:_SAMPLE_TOKENS] for path, found in kept.items()}
+
+
+@torch.no_grad()
+def _convert_(model: nn.Module, part: FeedForward, order: Tensor, split: ExpertSplit) -> _Converted:
+    """Put bricks into the places of a feed-forward network, and its neurons into order."""
+    paths = [part.keys, part.activation, part.values, part.gated, part.dropout]
+    originals = {path: model.get_submodule(path) for path in paths if path is not None}
+    _reorder_(originals, part, order)
+    activation = Bypass(originals[part.activation], split)
+    values = ExpertMatrix(originals[part.values], split, reads=True)
+    gated = None if part.gated is None else ExpertMatrix(originals[part.gated], split)
+    dropout = None if part.dropout is None else Bypass(originals[part.dropout], split)
+    leader = Experts(originals[part.keys], activation, values, split=split, gated=gated, dropout=dropout)
+    for path, brick in zip(paths, (leader, activation, values, gated, dropout), strict=True):
+        if path is not None and brick is not None:
+            model.set_submodule(path, brick)
+    return _Converted(part, originals, order)
+
+
+@torch.no_grad()
+def _restore_(model: nn.Module, converted: _Converted) -> None:
+    """Put the layers of a feed-forward network back, with the parameters that the bricks hold now."""
+    for path, original in converted.originals.items():
+        brick = model.get_submodule(path)
+        if isinstance(brick, ExpertMatrix):
+            original._parameters.update(brick._parameters)
+        original.train(brick.training)
+        model.set_submodule(path, original)
+    _reorder_(converted.originals, converted.part, converted.order.argsort())
+
+
+def _reorder_(layers: Mapping[str, nn.Module], part: FeedForward, order: Tensor) -> None:
+    """Put the neurons of a feed-forward network into an order, those of gradients too."""
+    makes = 1 if part.transposed else 0
+    for path, axis, bias in (
+        (part.keys, makes, True),
+        (part.gated, makes, True),
+        (part.values, 1 - makes, False),
+    ):
+        if path is None:
+            continue
+        for name, parameter in layers[path]._parameters.items():
+            if parameter is None or (name == "bias" and not bias):
+                continue
+            for tensor in (parameter.data, parameter.grad):
+                if tensor is not None:
+                    along = axis if name == "weight" else 0
+                    tensor.copy_(tensor.index_select(along, order.to(tensor.device)))
+
+
+def _network(model: nn.Module, inputs: Inputs) -> Network:
+    first = next(iter(inputs.values()))
+    ids = not first.is_floating_point()
+    vocab_size = getattr(getattr(model, "config", None), "vocab_size", None)
+    sizes = (int(vocab_size),) if ids and vocab_size is not None else ()
+    return Network(model, input_shape=tuple(first.shape[1:]), vocab_sizes=sizes)
+
+
+def _output(model: nn.Module, inputs: Inputs) -> Tensor:
+    """Return the first tensor of numbers that a model gives in evaluation mode."""
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        with torch.no_grad():
+            given = model(**inputs)
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+    parts = [given] if isinstance(given, Tensor) else given.values() if isinstance(given, Mapping) else given
+    found = [part for part in parts if isinstance(part, Tensor) and part.is_floating_point()]
+    if not found:
+        raise ModularizeError(f"{type(model).__name__} gives no tensor of numbers to compare")
+    return found[0]
+
+
+def _difference(found: Tensor, expected: Tensor) -> float:
+    return float((found - expected).abs().max() / expected.abs().max().clamp(min=1e-6))
