@@ -44,8 +44,9 @@ KINDS = {
 def tiny(kind: str, **changes) -> torch.nn.Module:
     """Build a model; every weight is drawn anew, so that no bias is 0 and no norm an identity."""
     config, model, sizes = KINDS[kind]
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
         warnings.simplefilter("ignore")
+        torch.manual_seed(3)
         made = getattr(transformers, model)(getattr(transformers, config)(**{**sizes, **changes}))
     generator = torch.Generator().manual_seed(5)
     with torch.no_grad():

@@ -10,6 +10,7 @@ from typing import Any
 from torch import nn
 
 from brickyard.modularize.cnn import Modularized, Split, Whole, modularize_cnn
+from brickyard.modularize.folder import load_modular, load_transformer, save_modular
 from brickyard.modularize.intake import Anatomy, Attention, FeedForward, Layer, example_inputs, find_anatomy
 from brickyard.modularize.partition import balanced_kmeans, partition_neurons
 from brickyard.modularize.transformer import ModularTransformer, modularize_transformer
@@ -26,9 +27,12 @@ __all__ = [
     "balanced_kmeans",
     "example_inputs",
     "find_anatomy",
+    "load_modular",
+    "load_transformer",
     "modularize_cnn",
     "modularize_transformer",
     "partition_neurons",
+    "save_modular",
 ]
 
 

@@ -22,25 +22,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from brickyard.bricks.experts import Bypass, ExpertMatrix, Experts, ExpertSplit
+from brickyard.bricks.experts import Experts, ExpertSplit
 from brickyard.core.decision import Subset
 from brickyard.core.errors import ModularizeError
 from brickyard.core.feed_forward import MODES, Mode
 from brickyard.core.network import Network
+from brickyard.modularize.conversion import Converted, convert_, reorder_, restore_
 from brickyard.modularize.intake import Anatomy, FeedForward, Inputs, example_inputs, find_anatomy
 from brickyard.modularize.partition import PARTITIONS, Partition, partition_neurons
 
 _SAMPLE_TOKENS = 8192  # most tokens of a sample that activity is kept of
 _ERROR = 64  # most that outputs may differ by, in steps of the numbers at the largest output
-
-
-@dataclass(frozen=True)
-class _Converted:
-    """A feed-forward network that was converted: what stood at each path, and the order of its neurons."""
-
-    part: FeedForward
-    originals: Mapping[str, nn.Module]
-    order: Tensor
 
 
 @dataclass(eq=False)
@@ -60,7 +52,7 @@ class ModularTransformer:
     anatomy: Anatomy
     experts: dict[str, Experts]
     error: float
-    _converted: list[_Converted] = field(repr=False)
+    _converted: list[Converted] = field(repr=False)
 
     def use(self, mode: Mode) -> None:
         """Choose how experts are computed, in all layers.
@@ -88,6 +80,10 @@ class ModularTransformer:
         finally:
             for name, experts in self.experts.items():
                 experts.split.mode = before[name]
+
+    def orders(self) -> dict[str, Tensor]:
+        """Return for each decision the original numbers of the neurons in the order in which they stand."""
+        return {converted.part.keys: converted.order for converted in self._converted}
 
     def extract(self, config: Mapping[str, Any] | None = None) -> nn.Module:
         """Cut out a model that has only the experts of a config, and no bricks.
@@ -123,7 +119,7 @@ class ModularTransformer:
         if not self.experts:
             raise ModularizeError("this model is dense again already; modularize it anew for experts")
         for converted in self._converted:
-            _restore_(self.model, converted)
+            restore_(self.model, converted)
         self.experts = {}
         return self.model
 
@@ -190,7 +186,7 @@ def modularize_transformer(
     needs = resident or partition == "coactivation"
     active = _activity(model, parts, sample or ()) if needs else {}
     before = _output(model, inputs)
-    converted: list[_Converted] = []
+    converted: list[Converted] = []
     found: dict[str, Experts] = {}
     try:
         for part in parts:
@@ -203,11 +199,10 @@ def modularize_transformer(
                 top_k=top_k,
                 transposed=part.transposed,
             )
-            converted.append(_convert_(model, part, order, split))
-            leader = model.get_submodule(part.keys)
-            assert isinstance(leader, Experts)
-            found[part.keys] = leader
-        network = _network(model, inputs)
+            reorder_(model, part, order)
+            converted.append(convert_(model, part, split, order=order))
+            found[part.keys] = converted[-1].experts
+        network = network_of(model, inputs)
         modular = ModularTransformer(model, network, anatomy, found, 0.0, converted)
         with modular.using("dense"):
             modular.error = _difference(_output(model, inputs), before)
@@ -219,7 +214,7 @@ def modularize_transformer(
             )
     except BaseException:
         for done in reversed(converted):
-            _restore_(model, done)
+            restore_(model, done)
         raise
     return modular
 
@@ -327,55 +322,13 @@ def _activity(model: nn.Module, parts: Sequence[FeedForward], sample: Iterable[I
     return {path: torch.cat(found)[:_SAMPLE_TOKENS] for path, found in kept.items()}
 
 
-@torch.no_grad()
-def _convert_(model: nn.Module, part: FeedForward, order: Tensor, split: ExpertSplit) -> _Converted:
-    """Put bricks into the places of a feed-forward network, and its neurons into order."""
-    paths = [part.keys, part.activation, part.values, part.gated, part.dropout]
-    originals = {path: model.get_submodule(path) for path in paths if path is not None}
-    _reorder_(originals, part, order)
-    activation = Bypass(originals[part.activation], split)
-    values = ExpertMatrix(originals[part.values], split, reads=True)
-    gated = None if part.gated is None else ExpertMatrix(originals[part.gated], split)
-    dropout = None if part.dropout is None else Bypass(originals[part.dropout], split)
-    leader = Experts(originals[part.keys], activation, values, split=split, gated=gated, dropout=dropout)
-    for path, brick in zip(paths, (leader, activation, values, gated, dropout), strict=True):
-        if path is not None and brick is not None:
-            model.set_submodule(path, brick)
-    return _Converted(part, originals, order)
+def network_of(model: nn.Module, inputs: Inputs) -> Network:
+    """Return a model that holds bricks as a network.
 
-
-@torch.no_grad()
-def _restore_(model: nn.Module, converted: _Converted) -> None:
-    """Put the layers of a feed-forward network back, with the parameters that the bricks hold now."""
-    for path, original in converted.originals.items():
-        brick = model.get_submodule(path)
-        if isinstance(brick, ExpertMatrix):
-            original._parameters.update(brick._parameters)
-        original.train(brick.training)
-        model.set_submodule(path, original)
-    _reorder_(converted.originals, converted.part, converted.order.argsort())
-
-
-def _reorder_(layers: Mapping[str, nn.Module], part: FeedForward, order: Tensor) -> None:
-    """Put the neurons of a feed-forward network into an order, those of gradients too."""
-    makes = 1 if part.transposed else 0
-    for path, axis, bias in (
-        (part.keys, makes, True),
-        (part.gated, makes, True),
-        (part.values, 1 - makes, False),
-    ):
-        if path is None:
-            continue
-        for name, parameter in layers[path]._parameters.items():
-            if parameter is None or (name == "bias" and not bias):
-                continue
-            for tensor in (parameter.data, parameter.grad):
-                if tensor is not None:
-                    along = axis if name == "weight" else 0
-                    tensor.copy_(tensor.index_select(along, order.to(tensor.device)))
-
-
-def _network(model: nn.Module, inputs: Inputs) -> Network:
+    Args:
+        model: The model.
+        inputs: Arguments by name of one run, whose first tells the shape of inputs.
+    """
     first = next(iter(inputs.values()))
     ids = not first.is_floating_point()
     vocab_size = getattr(getattr(model, "config", None), "vocab_size", None)
