@@ -41,6 +41,18 @@ def test_a_token_uses_the_experts_that_score_highest(mode):
             torch.testing.assert_close(y[place], one, atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("mode", ["masked", "sparse"])
+def test_a_control_uses_the_experts_that_score_lowest(mode):
+    matrices, x = network(), torch.randn(6, 5)
+    with torch.no_grad():
+        worst = expert_scores(x, matrices.keys, num_experts=4, expert_width=3).argmin(-1)
+        y = feed_forward(x, matrices, ACT, Routing(4, 3, 1, mode, lowest=True))
+        keep = torch.zeros(6, 4).scatter(1, worst[:, None], 1.0).repeat_interleave(3, 1)
+        hidden = matrices.hidden(x, ACT) * keep
+        expected = nn.functional.linear(hidden, matrices.values, matrices.value_bias)
+        torch.testing.assert_close(y, expected, atol=1e-5, rtol=1e-5)
+
+
 def test_all_experts_equal_the_dense_network():
     matrices, x = network(), torch.randn(2, 3, 5)
     dense = nn.functional.linear(matrices.hidden(x, ACT), matrices.values, matrices.value_bias)

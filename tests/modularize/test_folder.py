@@ -69,6 +69,7 @@ def test_the_folder_tells_what_it_is(tmp_path):
         "experts": 4,
         "expert_width": 4,
         "top_k": 2,
+        "lowest": False,
         "mode": "masked",
     }
     assert json.loads((folder / "manifest.json").read_text())["kind"] == "network"

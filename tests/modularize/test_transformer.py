@@ -76,6 +76,30 @@ def test_a_config_is_cut_out(kind):
         modular.extract(dict.fromkeys(modular.experts, ()))
 
 
+@pytest.mark.parametrize("kind", ["bert", "gpt2", "llama"])
+def test_numbers_of_low_precision(kind):
+    model = tiny(kind).to(torch.bfloat16)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    expected = output(model).float()
+    modular = experts(model)
+    masked = output(model).float()
+    modular.use("sparse")
+    assert float((output(model).float() - masked).abs().max()) <= 0.05 * float(masked.abs().max())
+    modular.use("dense")
+    assert float((output(model).float() - expected).abs().max()) <= 0.05 * float(expected.abs().max())
+    modular.revert()
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+
+
+def test_the_control_chooses_otherwise():
+    model = tiny("bert")
+    highest = experts(model, top_k=2)
+    first = output(model)
+    highest.revert()
+    experts(model, top_k=2, lowest=True)
+    assert not torch.allclose(output(model), first, atol=1e-2)
+
+
 class Scores(nn.Module):
     """Gives the scores alone."""
 

@@ -39,18 +39,26 @@ class ExpertSplit:
         expert_width: Neurons of an expert; what is left over belongs to none.
         top_k: Experts that a token uses, among those that are there.
         transposed: Whether weights are `[in, out]` instead of `[out, in]`.
+        lowest: Whether a token uses the experts that agree with it least.
 
     Attributes:
         mode: How the network is computed; see `Routing`.
     """
 
     def __init__(
-        self, subset: Subset, *, neurons: int, expert_width: int, top_k: int, transposed: bool = False
+        self,
+        subset: Subset,
+        *,
+        neurons: int,
+        expert_width: int,
+        top_k: int,
+        transposed: bool = False,
+        lowest: bool = False,
     ) -> None:
         assert 0 < subset.count * expert_width <= neurons
         assert 1 <= top_k <= subset.count
         self.subset, self.neurons, self.expert_width = subset, neurons, expert_width
-        self.top_k, self.transposed = top_k, transposed
+        self.top_k, self.transposed, self.lowest = top_k, transposed, lowest
         self.mode: Mode = "masked"
 
     @property
@@ -60,7 +68,7 @@ class ExpertSplit:
 
     def routing(self) -> Routing:
         """Return how tokens use the experts that are active."""
-        return Routing(len(self.subset.value), self.expert_width, self.top_k, self.mode)
+        return Routing(len(self.subset.value), self.expert_width, self.top_k, self.mode, self.lowest)
 
     def cut(self, axis: int) -> Cut:
         """Return the cut of an axis of neurons."""

@@ -36,12 +36,14 @@ class Routing:
         mode: `dense` uses all experts. `masked` computes all and keeps the results of those that are used.
             `sparse` computes those alone; it is `masked` where gradients are recorded, under autocast, while
             dropout is on, and in traced or compiled programs.
+        lowest: Whether a token uses the experts that score lowest, a control.
     """
 
     num_experts: int
     expert_width: int
     top_k: int
     mode: Mode
+    lowest: bool = False
 
     @property
     def chooses(self) -> bool:
@@ -94,6 +96,7 @@ def feed_forward(
     if routing.chooses:
         experts, width = routing.num_experts, routing.expert_width
         scores = expert_scores(x, matrices.keys, num_experts=experts, expert_width=width)
+        scores = -scores if routing.lowest else scores
         if factor is not None:
             scores = scores.masked_fill(factor == 0, -torch.inf)
         use = scores.topk(routing.top_k, dim=-1, sorted=False).indices

@@ -27,7 +27,7 @@ from brickyard.modularize.intake import Inputs, example_inputs, find_anatomy
 from brickyard.modularize.transformer import ModularTransformer, network_of
 
 FORMAT_VERSION = 1  # that of all network folders
-_KEYS = ("keys", "neurons", "experts", "expert_width", "top_k", "mode")
+_KEYS = ("keys", "neurons", "experts", "expert_width", "top_k", "lowest", "mode")
 
 
 def load_transformer(name: str | Path) -> tuple[Any, Any]:
@@ -106,6 +106,7 @@ def save_modular(
             "experts": experts.split.subset.count,
             "expert_width": experts.split.expert_width,
             "top_k": experts.split.top_k,
+            "lowest": experts.split.lowest,
             "mode": experts.split.mode,
         }
         for path, experts in modular.experts.items()
@@ -180,6 +181,7 @@ def _convert(
         expert_width=record["expert_width"],
         top_k=record["top_k"],
         transposed=part.transposed,
+        lowest=record["lowest"],
     )
     split.mode = record["mode"]
     return convert_(model, part, split, order=order)

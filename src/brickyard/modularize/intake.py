@@ -422,9 +422,9 @@ def _elementwise(call: _Call) -> bool:
     idle = isinstance(call.module, nn.Dropout | nn.Identity)
     if call.x.shape != call.y.shape or idle or call.module._parameters or call.module._buffers:
         return False
-    part = call.x[..., : max(1, call.x.shape[-1] // 2)].contiguous()
+    part = call.x[..., :2].contiguous()  # of so few, any mean, norm or sum is another one
     with torch.no_grad():
-        return _close(call.module(part), call.y[..., : part.shape[-1]].contiguous())
+        return _close(call.module(part), call.y[..., :2].contiguous())
 
 
 def _attentions(recording: _Recording) -> Iterator[Attention]:

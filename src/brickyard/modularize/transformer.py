@@ -32,7 +32,8 @@ from brickyard.modularize.intake import Anatomy, FeedForward, Inputs, example_in
 from brickyard.modularize.partition import PARTITIONS, Partition, partition_neurons
 
 _SAMPLE_TOKENS = 8192  # most tokens of a sample that activity is kept of
-_ERROR = 64  # most that outputs may differ by, in steps of the numbers at the largest output
+_TOLERANCE = 1e-4  # most that outputs may differ by, as a share of the largest
+_STEPS = 16  # the same for numbers of low precision, in steps of the numbers at 1
 
 
 @dataclass(eq=False)
@@ -132,6 +133,7 @@ def modularize_transformer(
     layers: str | Sequence[int] = "last-even:2",
     partition: Partition = "kmeans",
     resident: int = 0,
+    lowest: bool = False,
     inputs: Inputs | None = None,
     sample: Iterable[Inputs] | None = None,
     seed: int = 0,
@@ -148,6 +150,7 @@ def modularize_transformer(
         partition: How neurons are grouped: `kmeans`, `coactivation`, `random` or `sequential`.
         resident: Neurons of a layer that belong to no expert and are always used: those that are active for
             most tokens of the sample.
+        lowest: Whether a token uses the experts that agree with it least: a control for comparisons.
         inputs: Arguments by name of one run of the model, by which its parts are found; None to make some up.
         sample: Arguments by name of runs, for `coactivation` and `resident`; tokens that an `attention_mask`
             hides do not count.
@@ -198,6 +201,7 @@ def modularize_transformer(
                 expert_width=(part.neurons - resident) // experts,
                 top_k=top_k,
                 transposed=part.transposed,
+                lowest=lowest,
             )
             reorder_(model, part, order)
             converted.append(convert_(model, part, split, order=order))
@@ -206,7 +210,7 @@ def modularize_transformer(
         modular = ModularTransformer(model, network, anatomy, found, 0.0, converted)
         with modular.using("dense"):
             modular.error = _difference(_output(model, inputs), before)
-        allowed = _ERROR * torch.finfo(before.dtype).eps
+        allowed = max(_TOLERANCE, _STEPS * torch.finfo(before.dtype).eps)
         if not modular.error <= allowed:
             raise ModularizeError(
                 f"with all experts the model differs from the original by {modular.error:.3g} of the largest "
