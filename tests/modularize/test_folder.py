@@ -41,6 +41,7 @@ def test_experts_modes_and_weights_come_back(kind, tmp_path):
     assert type(again.model) is type(modular.model)
     assert not again.model.training
     assert again.network.space == modular.network.space
+    assert again.error == modular.error
     assert [part.split.mode for part in again.experts.values()] == ["dense", "masked"]
     assert torch.equal(output(again.model, inputs), output(modular.model, inputs))
     again.revert()

@@ -142,6 +142,21 @@ def test_shared_parameters_stay_whole():
     assert {part.reason for part in anatomy.whole} == {"they stand in several places, or share a parameter"}
 
 
+def test_packed_numbers_are_no_matrix():
+    class Packed(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight = nn.Parameter(torch.ones(8, 6, dtype=torch.int8), requires_grad=False)
+
+        def forward(self, x):
+            return F.linear(x, self.weight.to(x.dtype))
+
+    block = Block(nn.ReLU())
+    block.one = Packed()
+    anatomy = find_anatomy(Stack(block, Block(nn.ReLU())), X)
+    assert [layer.path for layer in anatomy.layers] == ["blocks.1"]
+
+
 def test_the_model_is_left_as_it_is():
     model = tiny("bert").train()
     model.encoder.layer[1].eval()

@@ -156,6 +156,32 @@ def test_parameters_that_were_replaced_come_back_too():
     torch.testing.assert_close(output(modular.revert(), input_ids=IDS), expected, atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.parametrize("mode", ["masked", "sparse"])
+def test_a_model_with_experts_learns_and_keeps_it_when_dense_again(mode):
+    """Whether the second token is even; the experts alone learn it."""
+    torch.manual_seed(0)
+    model = tiny("bert-classifier", hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
+    modular = experts(model)
+    modular.use(mode)
+    layers = model.bert.encoder.layer
+    parts = [p for layer in layers for part in (layer.intermediate, layer.output) for p in part.parameters()]
+    optimizer = torch.optim.Adam([*parts, *model.classifier.parameters()], lr=0.02)
+    ids = torch.randint(2, 20, (64, 3))
+    labels = ids[:, 1] % 2
+
+    def right() -> float:
+        return float((output(model, input_ids=ids).argmax(-1) == labels).float().mean())
+
+    assert right() < 0.75
+    for _ in range(60):
+        optimizer.zero_grad()
+        model(input_ids=ids, labels=labels).loss.backward()
+        optimizer.step()
+    assert right() > 0.9
+    modular.revert()
+    assert right() > 0.8
+
+
 def test_checkpointed_gradients_are_the_same():
     model = tiny("bert-classifier", hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0).train()
     experts(model)

@@ -122,6 +122,7 @@ def save_modular(
                 "builder": "",  # the model itself is built by transformers
                 "arguments": {},
                 "experts": records,
+                "error": modular.error,
                 "space": hashlib.sha256(space).hexdigest(),
                 "provenance": dict(provenance or {}),
             },
@@ -147,7 +148,8 @@ def load_modular(folder: str | Path, *, inputs: Inputs | None = None) -> Modular
     """
     path = Path(folder)
     read_manifest(path, format_version=FORMAT_VERSION, kind="network")
-    records = read_json(path / "network.json").get("experts")
+    record = read_json(path / "network.json")
+    records = record.get("experts")
     if not isinstance(records, list) or not all(set(record) == set(_KEYS) for record in records):
         raise ArtifactError(f"{path} is a network folder without experts; brickyard.modularize makes such")
     try:
@@ -160,7 +162,7 @@ def load_modular(folder: str | Path, *, inputs: Inputs | None = None) -> Modular
     parts = {part.keys: part for layer in anatomy.layers for part in layer.feed_forwards}
     converted = [_convert(model, parts, record, orders, path) for record in records]
     found = {one.part.keys: one.experts for one in converted}
-    return ModularTransformer(model, network_of(model, inputs), anatomy, found, 0.0, converted)
+    return ModularTransformer(model, network_of(model, inputs), anatomy, found, record["error"], converted)
 
 
 def _convert(

@@ -287,7 +287,9 @@ def _transposed(module: nn.Module, x: Tensor, y: Tensor) -> bool | None:
     """Return whether a leaf is a matrix that keeps its weight as `[in, out]`; None if it is no matrix."""
     weight, bias = module._parameters.get("weight"), module._parameters.get("bias")
     others = set(module._parameters) - {"weight", "bias"}
-    if not isinstance(weight, Tensor) or weight.dim() != 2 or others or not x.is_floating_point():
+    if not isinstance(weight, Tensor) or weight.dim() != 2 or others:
+        return None
+    if not weight.dtype == x.dtype == y.dtype:  # ids are read, or numbers are packed or cast on the way
         return None
     sizes = (x.shape[-1], y.shape[-1])
     if tuple(weight.shape) == sizes[::-1] and _close(F.linear(x, weight, bias), y):
