@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from brickyard.bricks.experts import Bypass, ExpertMatrix, Experts, ExpertSplit
+from brickyard.bricks.experts import Bypass, ExpertGate, ExpertMatrix, Experts, ExpertSplit
 from brickyard.core.decision import Subset
 from brickyard.core.feed_forward import RoutedFeedForward
 from brickyard.core.network import Network
@@ -29,19 +29,23 @@ class Block(nn.Module):
         return x + self.values(self.dropout(hidden))
 
 
-def with_experts(block: Block, name: str, *, mode: str) -> Block:
-    split = ExpertSplit(Subset(name, 4, minimum=1), neurons=14, expert_width=3, top_k=2)
+def with_experts(block: Block, name: str, *, mode: str, learned: bool = False) -> Block:
+    sizes = {"neurons": 14, "expert_width": 3, "top_k": 2}
+    split = ExpertSplit(Subset(name, 4, minimum=1), **sizes, gate="learned" if learned else "keys")
     split.mode = mode
     act, dropout = Bypass(block.act, split), Bypass(block.dropout, split)
     values = ExpertMatrix(block.values, split, reads=True)
     gated = None if block.gated is None else ExpertMatrix(block.gated, split)
-    block.keys = Experts(block.keys, act, values, split=split, gated=gated, dropout=dropout)
+    gate = ExpertGate(6, split.subset, gate_width=8, seed=1) if learned else None
+    parts = {"gated": gated, "dropout": dropout, "gate": gate}
+    block.keys = Experts(block.keys, act, values, split=split, **parts)
     block.act, block.dropout, block.values, block.gated = act, dropout, values, gated
     return block
 
 
-def network(mode: str, *, gated: bool = False) -> Network:
-    blocks = [with_experts(Block(gated=gated), f"block{index}", mode=mode) for index in range(2)]
+def network(mode: str, *, gated: bool = False, learned: bool = False) -> Network:
+    settings = {"mode": mode, "learned": learned}
+    blocks = [with_experts(Block(gated=gated), f"block{index}", **settings) for index in range(2)]
     return Network(nn.Sequential(*blocks, nn.Linear(6, 3)), input_shape=(5, 6)).eval()
 
 
@@ -49,6 +53,11 @@ def network(mode: str, *, gated: bool = False) -> Network:
 @pytest.mark.parametrize("gated", [False, True])
 def test_the_whole_contract_is_kept(mode, gated):
     check_network(network(mode, gated=gated), samples=3, cut_graph=False)
+
+
+@pytest.mark.parametrize("mode", ["dense", "masked", "sparse"])
+def test_the_whole_contract_is_kept_with_learned_gates(mode):
+    check_network(network(mode, learned=True), samples=3, cut_graph=False)
 
 
 def test_narrow_layers_of_the_original_class_are_cut_out():

@@ -31,17 +31,20 @@ def problem(*, resident=0, gated=False, bias=True, dtype=torch.float32, tokens=5
     return x, use, matrices
 
 
-def expected(x, use, matrices):
+def expected(x, use, matrices, share=None):
     """Token after token, neuron runs of its experts and those behind all experts."""
     rows = []
-    for token, experts in zip(x, use.tolist(), strict=True):
+    for number, (token, experts) in enumerate(zip(x, use.tolist(), strict=True)):
         own = [i for expert in experts for i in range(expert * WIDTH, (expert + 1) * WIDTH)]
         own += range(EXPERTS * WIDTH, len(matrices.keys))
         part = Matrices(*(None if t is None else t[own] for t in matrices[:2]), matrices.values[:, own], None)
         if matrices.gated is not None:
             bias = None if matrices.gated_bias is None else matrices.gated_bias[own]
             part = part._replace(gated=matrices.gated[own], gated_bias=bias)
-        rows.append(F.linear(part.hidden(token, F.gelu), part.values, matrices.value_bias))
+        factor = torch.ones(len(own))
+        if share is not None:
+            factor[: USED * WIDTH] = share[number].repeat_interleave(WIDTH)
+        rows.append(F.linear(part.hidden(token, F.gelu) * factor, part.values, matrices.value_bias))
     return torch.stack(rows)
 
 
@@ -65,6 +68,15 @@ def test_each_way_equals_token_after_token(way, settings):
     with torch.no_grad():
         y = dispatch(x, use, matrices, F.gelu, num_experts=EXPERTS, expert_width=WIDTH, way=way)
         torch.testing.assert_close(y, expected(x, use, matrices), atol=1e-4, rtol=1e-5)
+
+
+@pytest.mark.parametrize("way", ["local", "grouped", "whole"])
+def test_results_of_experts_are_multiplied_by_their_shares(way):
+    x, use, matrices = problem(resident=4)
+    share = torch.rand(len(x), USED)
+    sizes = {"num_experts": EXPERTS, "expert_width": WIDTH}
+    y = dispatch(x, use, matrices, F.gelu, **sizes, share_TK=share, way=way)
+    torch.testing.assert_close(y, expected(x, use, matrices, share), atol=1e-4, rtol=1e-5)
 
 
 @pytest.mark.parametrize("way", ["local", "grouped", "whole"])

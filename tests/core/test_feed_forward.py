@@ -6,7 +6,14 @@ from torch import nn
 
 from brickyard.core import dispatch as dispatching
 from brickyard.core.dispatch import Matrices
-from brickyard.core.feed_forward import RoutedFeedForward, Routing, expert_scores, feed_forward, matrices_of
+from brickyard.core.feed_forward import (
+    CosineGate,
+    RoutedFeedForward,
+    Routing,
+    expert_scores,
+    feed_forward,
+    matrices_of,
+)
 
 ACT = nn.GELU()
 
@@ -46,7 +53,7 @@ def test_a_control_uses_the_experts_that_score_lowest(mode):
     matrices, x = network(), torch.randn(6, 5)
     with torch.no_grad():
         worst = expert_scores(x, matrices.keys, num_experts=4, expert_width=3).argmin(-1)
-        y = feed_forward(x, matrices, ACT, Routing(4, 3, 1, mode, lowest=True))
+        y = feed_forward(x, matrices, ACT, Routing(4, 3, 1, mode, gate="lowest"))
         keep = torch.zeros(6, 4).scatter(1, worst[:, None], 1.0).repeat_interleave(3, 1)
         hidden = matrices.hidden(x, ACT) * keep
         expected = nn.functional.linear(hidden, matrices.values, matrices.value_bias)
@@ -70,6 +77,30 @@ def test_gradients_go_through_chosen_experts_alone():
     for grad, axis in ((leaves.keys.grad, 1), (leaves.key_bias.grad[:, None], 1), (leaves.values.grad, 0)):
         moved = grad.abs().sum(axis).nonzero().flatten().tolist()
         assert set(moved) == rows
+
+
+@pytest.mark.parametrize("mode", ["masked", "sparse"])
+def test_a_learned_gate_chooses_and_multiplies(mode):
+    matrices, x = network(14), torch.randn(6, 5)
+    gate = CosineGate(*map(nn.Parameter, (torch.randn(8, 5), torch.randn(4, 8), torch.tensor(0.7))))
+    with torch.no_grad():
+        y = feed_forward(x, matrices, ACT, Routing(4, 3, 2, mode, "learned"), gate=gate)
+        token, places = x @ gate.project.T, gate.places
+        cosines = (token @ places.T) / token.norm(dim=-1, keepdim=True) / places.norm(dim=-1)
+        chances = (cosines * gate.scale.exp()).softmax(-1)
+        best = chances.topk(2)
+        share = torch.zeros(6, 4).scatter(1, best.indices, best.values / best.values.sum(-1, keepdim=True))
+        factor = torch.cat([share.repeat_interleave(3, 1), torch.ones(6, 2)], 1)
+        hidden = matrices.hidden(x, ACT) * factor
+        expected = nn.functional.linear(hidden, matrices.values, matrices.value_bias)
+        torch.testing.assert_close(y, expected, atol=1e-5, rtol=1e-5)
+
+
+def test_a_learned_gate_learns():
+    gate = CosineGate(*map(nn.Parameter, (torch.randn(8, 5), torch.randn(4, 8), torch.tensor(0.7))))
+    routing = Routing(4, 3, 2, "masked", "learned")
+    feed_forward(torch.randn(6, 5), network(), ACT, routing, gate=gate).sum().backward()
+    assert all(parameter.grad.abs().sum() > 0 for parameter in gate.parameters())
 
 
 def test_gates_choose_among_what_is_on_and_multiply():

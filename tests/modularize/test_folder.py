@@ -60,6 +60,20 @@ def test_transformers_reads_the_equal_dense_model(tmp_path):
     assert [part.split.resident for part in load_modular(folder).experts.values()] == [4, 4]
 
 
+def test_learned_gates_come_back(tmp_path):
+    modular = made(gate="learned")
+    for leader in modular.experts.values():
+        leader.gate.places.data += torch.randn(4, 256)
+    inputs = example_inputs(modular.model)
+    again = load_modular(save_modular(modular, tmp_path / "network"))
+    assert torch.equal(output(again.model, inputs), output(modular.model, inputs))
+
+
+def test_the_control_comes_back(tmp_path):
+    again = load_modular(save_modular(made(gate="lowest"), tmp_path / "network"))
+    assert all(leader.split.gate == "lowest" for leader in again.experts.values())
+
+
 def test_the_folder_tells_what_it_is(tmp_path):
     folder = save_modular(made(), tmp_path / "network", provenance={"model": "tiny"})
     record = json.loads((folder / "network.json").read_text())
@@ -70,7 +84,7 @@ def test_the_folder_tells_what_it_is(tmp_path):
         "experts": 4,
         "expert_width": 4,
         "top_k": 2,
-        "lowest": False,
+        "gate": "keys",
         "mode": "masked",
     }
     assert json.loads((folder / "manifest.json").read_text())["kind"] == "network"

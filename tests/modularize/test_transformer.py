@@ -96,8 +96,25 @@ def test_the_control_chooses_otherwise():
     highest = experts(model, top_k=2)
     first = output(model)
     highest.revert()
-    experts(model, top_k=2, lowest=True)
+    experts(model, top_k=2, gate="lowest")
     assert not torch.allclose(output(model), first, atol=1e-2)
+
+
+def test_a_learned_gate_trains_and_leaves_with_the_experts():
+    model = tiny("bert-classifier")
+    names = list(model.state_dict())
+    modular = experts(model, gate="learned", seed=2)
+    own = [name for name in model.state_dict() if name not in names]
+    assert own == [
+        f"{path}.gate.{part}" for path in modular.experts for part in ("project", "places", "scale")
+    ]
+    model(input_ids=IDS, labels=torch.tensor([0, 1])).loss.backward()
+    assert all(model.get_parameter(name).grad.abs().sum() > 0 for name in own)
+    masked = output(model, input_ids=IDS)
+    modular.use("sparse")
+    torch.testing.assert_close(output(model, input_ids=IDS), masked, atol=1e-4, rtol=1e-4)
+    modular.revert()
+    assert list(model.state_dict()) == names
 
 
 class Scores(nn.Module):
@@ -324,6 +341,7 @@ def test_layers_are_named(layers, found):
         ({"resident": 4, "experts": 3}, "resident = 4 needs a sample"),
         ({"partition": "coactivation"}, "partition = 'coactivation' needs a sample"),
         ({"partition": "coactivation", "sample": []}, "the sample has no tokens"),
+        ({"gate": "tutel"}, "gate = 'tutel' is unknown; known: keys, lowest, learned"),
         ({"partition": "metis"}, "'metis' is unknown; known: kmeans"),
         ({"layers": "last-even:3"}, "allowed for 3 layers; allowed: all, last:K"),
         ({"layers": "some"}, "allowed for 3 layers; allowed: all, last:K"),

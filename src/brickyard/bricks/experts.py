@@ -12,19 +12,24 @@ Routing and modes are those of `brickyard.core.feed_forward` (EMoE, arXiv 2310.1
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Iterator
 
+import torch
 from torch import Tensor, nn
 
 from brickyard.core.brick import Brick, Extract
 from brickyard.core.cut import Cut
 from brickyard.core.decision import Decision, Subset
 from brickyard.core.feed_forward import (
+    CosineGate,
+    Gate,
     Mode,
     One,
     Passed,
     RoutedFeedForward,
     Routing,
+    cosine_scores,
     feed_forward,
     matrices_of,
 )
@@ -39,7 +44,7 @@ class ExpertSplit:
         expert_width: Neurons of an expert; what is left over belongs to none.
         top_k: Experts that a token uses, among those that are there.
         transposed: Whether weights are `[in, out]` instead of `[out, in]`.
-        lowest: Whether a token uses the experts that agree with it least.
+        gate: How a token chooses; see `Routing`.
 
     Attributes:
         mode: How the network is computed; see `Routing`.
@@ -53,12 +58,12 @@ class ExpertSplit:
         expert_width: int,
         top_k: int,
         transposed: bool = False,
-        lowest: bool = False,
+        gate: Gate = "keys",
     ) -> None:
         assert 0 < subset.count * expert_width <= neurons
         assert 1 <= top_k <= subset.count
         self.subset, self.neurons, self.expert_width = subset, neurons, expert_width
-        self.top_k, self.transposed, self.lowest = top_k, transposed, lowest
+        self.top_k, self.transposed, self.gate = top_k, transposed, gate
         self.mode: Mode = "masked"
 
     @property
@@ -68,7 +73,7 @@ class ExpertSplit:
 
     def routing(self) -> Routing:
         """Return how tokens use the experts that are active."""
-        return Routing(len(self.subset.value), self.expert_width, self.top_k, self.mode, self.lowest)
+        return Routing(len(self.subset.value), self.expert_width, self.top_k, self.mode, self.gate)
 
     def cut(self, axis: int) -> Cut:
         """Return the cut of an axis of neurons."""
@@ -160,6 +165,47 @@ class Bypass(Brick):
         return nn.Identity() if self.split.routing().chooses else recurse(self.inner)
 
 
+class ExpertGate(Brick):
+    """A learned gate, whose experts can be cut out; see `brickyard.core.feed_forward.CosineGate`.
+
+    Args:
+        width: Width of tokens.
+        subset: Which experts are there.
+        gate_width: Width of the space in which tokens and experts are compared.
+        seed: Seed of the first weights.
+    """
+
+    project: nn.Parameter
+    places: nn.Parameter
+    scale: nn.Parameter
+
+    def __init__(self, width: int, subset: Subset, *, gate_width: int = 256, seed: int = 0) -> None:
+        super().__init__()
+        generator = torch.Generator().manual_seed(seed)
+        self.subset = subset
+        self.project = nn.Parameter(torch.randn(gate_width, width, generator=generator) / width**0.5)
+        self.places = nn.Parameter(torch.randn(subset.count, gate_width, generator=generator))
+        self.scale = nn.Parameter(torch.tensor(math.log(2.0)))
+
+    def decisions(self) -> Iterator[Decision]:
+        """Yield which experts are there."""
+        yield self.subset
+
+    def cuts(self) -> dict[str, tuple[Cut, ...]]:
+        """Return the cut of the experts' places."""
+        return {"places": (Cut(0, self.subset.name, "subset", self.subset.count),)}
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Score the active experts `[..., experts]` for tokens `[..., width]`."""
+        places = self.active()["places"]
+        assert places is not None
+        return cosine_scores(x, self.project, places, self.scale)
+
+    def extract(self, weights: dict[str, Tensor | None], recurse: Extract) -> nn.Module:
+        """Build a `CosineGate` of the active experts."""
+        return CosineGate(weights["project"], weights["places"], weights["scale"])  # type: ignore[arg-type]
+
+
 class Experts(ExpertMatrix):
     """A feed-forward network whose neurons form experts; takes the place of its first layer.
 
@@ -170,6 +216,7 @@ class Experts(ExpertMatrix):
         split: What the bricks share.
         gated: Brick in the place of the layer whose result is multiplied with the activated one.
         dropout: Brick in the place of a dropout in front of the second matrix.
+        gate: The gate, where it is learned.
     """
 
     def __init__(
@@ -181,8 +228,11 @@ class Experts(ExpertMatrix):
         split: ExpertSplit,
         gated: ExpertMatrix | None = None,
         dropout: Bypass | None = None,
+        gate: ExpertGate | None = None,
     ) -> None:
         super().__init__(origin, split)
+        assert (gate is not None) == (split.gate == "learned")
+        self.gate = gate
         self._others = (activation, values, gated, dropout)  # they stand in places of their own
 
     def forward(self, x: Tensor) -> Tensor:
@@ -204,6 +254,7 @@ class Experts(ExpertMatrix):
             activation.inner,
             self.split.routing(),
             dropout=None if dropout is None else dropout.inner,
+            gate=self.gate,
             gates_BE=None if gates is None else gates[:, list(self.split.subset.value)],
         )
 
@@ -219,6 +270,7 @@ class Experts(ExpertMatrix):
             routing=self.split.routing(),
             gated=None if gated is None else gated.layer(_copies(gated)),
             dropout=None if dropout is None else recurse(dropout.inner),
+            gate=None if self.gate is None else recurse(self.gate),
             transposed=self.split.transposed,
         )
 

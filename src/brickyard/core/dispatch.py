@@ -79,13 +79,14 @@ class _Work(NamedTuple):
     activation: Activation
     num_experts: int
     expert_width: int
+    share: Tensor | None
 
     @property
     def kind(self) -> tuple[Any, ...]:
         """What the fastest way depends on; numbers of tokens count alike between powers of two."""
         tokens, matrices = self.tokens, self.matrices
         sizes = (*matrices.keys.shape, self.use.shape[1], self.num_experts, self.expert_width)
-        layout = (matrices.gated is None, matrices.keys.is_contiguous())
+        layout = (matrices.gated is None, matrices.keys.is_contiguous(), self.share is None)
         return (
             len(tokens).bit_length(),
             *sizes,
@@ -112,12 +113,14 @@ class _Work(NamedTuple):
             return self.tokens.new_zeros(len(self.tokens), len(matrices.values))
         return matrices.value_bias.repeat(len(self.tokens), 1)
 
-    def by_expert(self) -> tuple[Tensor, Tensor]:
-        """Return the tokens of all pairs `[pairs]`, sorted by expert, and each expert's number of tokens."""
+    def by_expert(self) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Return all pairs, sorted by expert: their tokens, how many each expert has, and their shares."""
         use_P = self.use.reshape(-1)
         small = use_P.to(torch.uint8 if self.num_experts <= 256 else torch.int32)  # sorted faster than int64
-        tokens_P = small.argsort(stable=True).div(self.use.shape[1], rounding_mode="floor")
-        return tokens_P, torch.bincount(use_P, minlength=self.num_experts)
+        order_P = small.argsort(stable=True)
+        tokens_P = order_P.div(self.use.shape[1], rounding_mode="floor")
+        share_P1 = None if self.share is None else self.share.reshape(-1, 1).index_select(0, order_P)
+        return tokens_P, torch.bincount(use_P, minlength=self.num_experts), share_P1
 
 
 def dispatch(
@@ -128,6 +131,7 @@ def dispatch(
     *,
     num_experts: int,
     expert_width: int,
+    share_TK: Tensor | None = None,
     way: Way | None = None,
 ) -> Tensor:
     """Compute a feed-forward network with the experts that each token uses.
@@ -139,12 +143,13 @@ def dispatch(
         activation: Applied to each pre-activation by itself.
         num_experts: Number of experts.
         expert_width: Neurons of each.
+        share_TK: What the result of each expert is multiplied by; None for 1.
         way: How to compute; None for the fastest, which the first call of a kind measures.
 
     Returns:
         `[tokens, width]`.
     """
-    work = _Work(x_TD, use_TK, matrices, activation, num_experts, expert_width)
+    work = _Work(x_TD, use_TK, matrices, activation, num_experts, expert_width, share_TK)
     if way is None:
         kind = work.kind
         if kind not in _fastest:
@@ -172,18 +177,21 @@ def _measure(work: _Work) -> Way:
 
 def _local(work: _Work) -> Tensor:
     width, y_TD = work.expert_width, work.start()
-    tokens_P, counts_E = work.by_expert()
-    for expert, tokens in enumerate(tokens_P.split(counts_E.tolist())):
-        if len(tokens):
+    tokens_P, counts_E, share_P1 = work.by_expert()
+    ends = counts_E.cumsum(0).tolist()
+    for expert, (start, end) in enumerate(zip([0, *ends], ends, strict=False)):
+        if start < end:
+            tokens = tokens_P[start:end]
             own = work.matrices.neurons(expert * width, (expert + 1) * width)
             hidden = own.hidden(work.tokens.index_select(0, tokens), work.activation)
+            hidden = hidden if share_P1 is None else hidden * share_P1[start:end]
             y_TD.index_add_(0, tokens, F.linear(hidden, own.values))
     return y_TD
 
 
 def _grouped(work: _Work) -> Tensor:
     sizes = (work.num_experts, work.expert_width)
-    tokens_P, counts_E = work.by_expert()
+    tokens_P, counts_E, share_P1 = work.by_expert()
     ends_E = counts_E.cumsum(0).to(torch.int32)
     gathered_PD = work.tokens.index_select(0, tokens_P)
     own = work.matrices.neurons(0, work.num_experts * work.expert_width)
@@ -195,12 +203,16 @@ def _grouped(work: _Work) -> Tensor:
     hidden_PU = work.activation(first(own.keys, own.key_bias))
     if own.gated is not None:
         hidden_PU = hidden_PU * first(own.gated, own.gated_bias)
+    if share_P1 is not None:
+        hidden_PU = hidden_PU * share_P1
     values_EUD = own.values.unflatten(1, sizes).permute(1, 2, 0)
     return work.start().index_add_(0, tokens_P, F.grouped_mm(hidden_PU, values_EUD, offs=ends_E))
 
 
 def _whole(work: _Work) -> Tensor:
-    used_TE = work.tokens.new_zeros(len(work.tokens), work.num_experts).scatter_(1, work.use, 1.0)
+    used_TE = work.tokens.new_zeros(len(work.tokens), work.num_experts)
+    share_TK = torch.ones_like(work.use, dtype=used_TE.dtype) if work.share is None else work.share
+    used_TE.scatter_(1, work.use, share_TK)
     return masked(work.tokens, used_TE, work.matrices, work.activation, work.expert_width)
 
 

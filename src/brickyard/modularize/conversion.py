@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from brickyard.bricks.experts import Bypass, ExpertMatrix, Experts, ExpertSplit
+from brickyard.bricks.experts import Bypass, ExpertGate, ExpertMatrix, Experts, ExpertSplit
 from brickyard.modularize.intake import FeedForward
 
 
@@ -29,7 +29,9 @@ class Converted:
     order: Tensor
 
 
-def convert_(model: nn.Module, part: FeedForward, split: ExpertSplit, *, order: Tensor) -> Converted:
+def convert_(
+    model: nn.Module, part: FeedForward, split: ExpertSplit, *, order: Tensor, gate: ExpertGate | None
+) -> Converted:
     """Put bricks into the places of a feed-forward network's layers; neurons stay where they are.
 
     Args:
@@ -37,6 +39,7 @@ def convert_(model: nn.Module, part: FeedForward, split: ExpertSplit, *, order: 
         part: Paths of the layers.
         split: Which neurons form experts.
         order: Original numbers of the neurons in the order in which they stand.
+        gate: The gate, where it is learned.
 
     Returns:
         What is needed to put the layers back.
@@ -47,7 +50,11 @@ def convert_(model: nn.Module, part: FeedForward, split: ExpertSplit, *, order: 
     values = ExpertMatrix(originals[part.values], split, reads=True)
     gated = None if part.gated is None else ExpertMatrix(originals[part.gated], split)
     dropout = None if part.dropout is None else Bypass(originals[part.dropout], split)
-    experts = Experts(originals[part.keys], activation, values, split=split, gated=gated, dropout=dropout)
+    experts = Experts(
+        originals[part.keys], activation, values, split=split, gated=gated, dropout=dropout, gate=gate
+    )
+    if gate is not None:
+        gate.to(experts.get_parameter("weight"))
     for path, brick in zip(paths, (experts, activation, values, gated, dropout), strict=True):
         if path is not None and brick is not None:
             model.set_submodule(path, brick)

@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 from torch import nn
 
-from brickyard.bricks.experts import ExpertSplit
+from brickyard.bricks.experts import ExpertGate, ExpertSplit
 from brickyard.core.decision import Subset
 from brickyard.core.errors import ArtifactError, MissingExtraError, ModularizeError
 from brickyard.core.files import new_folder, read_json, read_manifest, write_bytes, write_json, write_manifest
@@ -27,7 +27,7 @@ from brickyard.modularize.intake import Inputs, example_inputs, find_anatomy
 from brickyard.modularize.transformer import ModularTransformer, network_of
 
 FORMAT_VERSION = 1  # that of all network folders
-_KEYS = ("keys", "neurons", "experts", "expert_width", "top_k", "lowest", "mode")
+_KEYS = ("keys", "neurons", "experts", "expert_width", "top_k", "gate", "mode")
 
 
 def load_transformer(name: str | Path) -> tuple[Any, Any]:
@@ -106,7 +106,7 @@ def save_modular(
             "experts": experts.split.subset.count,
             "expert_width": experts.split.expert_width,
             "top_k": experts.split.top_k,
-            "lowest": experts.split.lowest,
+            "gate": experts.split.gate,
             "mode": experts.split.mode,
         }
         for path, experts in modular.experts.items()
@@ -183,7 +183,24 @@ def _convert(
         expert_width=record["expert_width"],
         top_k=record["top_k"],
         transposed=part.transposed,
-        lowest=record["lowest"],
+        gate=record["gate"],
     )
     split.mode = record["mode"]
-    return convert_(model, part, split, order=order)
+    gate = _gate(split, part.keys, path) if record["gate"] == "learned" else None
+    return convert_(model, part, split, order=order, gate=gate)
+
+
+def _gate(split: ExpertSplit, keys: str, path: Path) -> ExpertGate:
+    """Return a learned gate with the weights that the folder keeps beside those of the layer."""
+    start = f"{keys}.gate."
+    state: dict[str, torch.Tensor] = {}
+    for file in sorted(path.glob("model*.safetensors")):
+        with safe_open(file, "pt") as weights:
+            names = [name for name in weights.keys() if name.startswith(start)]  # noqa: SIM118
+            state |= {name.removeprefix(start): weights.get_tensor(name) for name in names}
+    if "project" not in state:
+        raise ArtifactError(f"{path} lacks the weights of the gate of {keys}")
+    gate_width, width = state["project"].shape
+    gate = ExpertGate(width, split.subset, gate_width=gate_width)
+    gate.load_state_dict(state)
+    return gate

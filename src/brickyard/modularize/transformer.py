@@ -22,10 +22,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from brickyard.bricks.experts import Experts, ExpertSplit
+from brickyard.bricks.experts import ExpertGate, Experts, ExpertSplit
 from brickyard.core.decision import Subset
 from brickyard.core.errors import ModularizeError
-from brickyard.core.feed_forward import MODES, Mode
+from brickyard.core.feed_forward import GATES, MODES, Gate, Mode
 from brickyard.core.network import Network
 from brickyard.modularize.conversion import Converted, convert_, reorder_, restore_
 from brickyard.modularize.intake import Anatomy, FeedForward, Inputs, example_inputs, find_anatomy
@@ -90,7 +90,8 @@ class ModularTransformer:
         """Cut out a model that has only the experts of a config, and no bricks.
 
         In mode `dense`, or where no more than `top_k` experts of a layer are left, its layers are those of
-        the original, but narrower; else a `RoutedFeedForward` stands in the place of the first one.
+        the original, but narrower; else, and with a learned gate, a `RoutedFeedForward` stands in the place
+        of the first one.
 
         Args:
             config: Which experts stay; the active ones if None.
@@ -133,7 +134,7 @@ def modularize_transformer(
     layers: str | Sequence[int] = "last-even:2",
     partition: Partition = "kmeans",
     resident: int = 0,
-    lowest: bool = False,
+    gate: Gate = "keys",
     inputs: Inputs | None = None,
     sample: Iterable[Inputs] | None = None,
     seed: int = 0,
@@ -150,7 +151,9 @@ def modularize_transformer(
         partition: How neurons are grouped: `kmeans`, `coactivation`, `random` or `sequential`.
         resident: Neurons of a layer that belong to no expert and are always used: those that are active for
             most tokens of the sample.
-        lowest: Whether a token uses the experts that agree with it least: a control for comparisons.
+        gate: How a token chooses: `keys`, the experts whose mean key agrees with it most; `lowest`, those
+            that agree least, a control; `learned`, by a gate with weights of its own (named
+            `<decision>.gate`) that train with the model and multiply results, the paper's ablation.
         inputs: Arguments by name of one run of the model, by which its parts are found; None to make some up.
         sample: Arguments by name of runs, for `coactivation` and `resident`; tokens that an `attention_mask`
             hides do not count.
@@ -174,6 +177,8 @@ def modularize_transformer(
         raise ModularizeError(f"top_k = {top_k} is not allowed; allowed: 1 to experts = {experts}")
     if partition not in PARTITIONS:
         raise ModularizeError(f"partition = {partition!r} is unknown; known: {', '.join(PARTITIONS)}")
+    if gate not in GATES:
+        raise ModularizeError(f"gate = {gate!r} is unknown; known: {', '.join(GATES)}")
     if sample is None and (resident or partition == "coactivation"):
         what = f"resident = {resident}" if resident else "partition = 'coactivation'"
         raise ModularizeError(f"{what} needs a sample of inputs; give sample=[inputs, ...]")
@@ -201,10 +206,11 @@ def modularize_transformer(
                 expert_width=(part.neurons - resident) // experts,
                 top_k=top_k,
                 transposed=part.transposed,
-                lowest=lowest,
+                gate=gate,
             )
             reorder_(model, part, order)
-            converted.append(convert_(model, part, split, order=order))
+            learned = ExpertGate(_width(model, part), split.subset, seed=seed) if gate == "learned" else None
+            converted.append(convert_(model, part, split, order=order, gate=learned))
             found[part.keys] = converted[-1].experts
         network = network_of(model, inputs)
         modular = ModularTransformer(model, network, anatomy, found, 0.0, converted)
@@ -259,6 +265,11 @@ def _numbers(layers: str | Sequence[int], count: int) -> list[int]:
             f"layers = {layers!r} is not allowed for {count} layers; allowed: all, last:K, last-even:K with "
             "K up to the number of such layers, or numbers with commas between"
         ) from None
+
+
+def _width(model: nn.Module, part: FeedForward) -> int:
+    """Return the width of the tokens that a feed-forward network reads."""
+    return model.get_submodule(part.keys).get_parameter("weight").numel() // part.neurons
 
 
 def _order(
