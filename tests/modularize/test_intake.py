@@ -60,13 +60,19 @@ def test_one_layer_for_queries_keys_and_values():
 
 def test_encoder_and_decoder_with_dropout_inside():
     model = tiny("t5")
-    layers = find_anatomy(model, example_inputs(model)).layers
+    anatomy = find_anatomy(model, example_inputs(model))
+    assert anatomy.whole == ()
+    layers = anatomy.layers
     assert [layer.path for layer in layers] == [
         "encoder.block.0",
         "encoder.block.1",
         "decoder.block.0",
         "decoder.block.1",
     ]
+    own, cross = layers[3].attentions
+    stem = "decoder.block.1.layer.1.EncDecAttention"
+    assert (cross.query, cross.key, cross.value) == (f"{stem}.q", f"{stem}.k", f"{stem}.v")
+    assert (own.output, cross.output) == ("decoder.block.1.layer.0.SelfAttention.o", f"{stem}.o")
     [part] = layers[3].feed_forwards
     stem = "decoder.block.1.layer.2.DenseReluDense"
     assert (part.keys, part.gated, part.values) == (f"{stem}.wi_0", f"{stem}.wi_1", f"{stem}.wo")

@@ -117,6 +117,22 @@ def test_a_learned_gate_trains_and_leaves_with_the_experts():
     assert list(model.state_dict()) == names
 
 
+@pytest.mark.parametrize("kind", ["bert-classifier", "gpt2", "llama", "vit", "t5"])
+def test_a_model_that_is_cut_alike_everywhere_can_be_kept_by_transformers(kind, tmp_path):
+    modular = experts(tiny(kind))
+    inputs = example_inputs(modular.model)
+    modular.use("dense")
+    whole = modular.model.config.to_dict()
+    names = list(modular.experts)
+    plain = modular.extract({**dict.fromkeys(names, (0, 1, 3)), names[0]: (1, 2, 3)})
+    plain.save_pretrained(tmp_path)
+    again = type(plain).from_pretrained(tmp_path).eval()
+    torch.testing.assert_close(output(again, **inputs), output(plain, **inputs))
+    assert modular.model.config.to_dict() == whole
+    uneven = modular.extract({**dict.fromkeys(names, (0, 1, 3)), names[0]: (1, 2)})
+    assert uneven.config.to_dict() == whole
+
+
 class Scores(nn.Module):
     """Gives the scores alone."""
 

@@ -8,7 +8,8 @@ out is kept, and each attention is noticed. A leaf is a matrix if it computes wh
   as wide as that one's input; or whose input is the activated output of a second matrix times that of a third
   (gated). An activation is a leaf without weights that acts on each number by itself; a dropout may follow;
 - an attention is the matrices with a common input that precede scaled dot-product attention or a softmax over
-  `[batch, heads, tokens, keys]`, and the matrix that follows;
+  `[batch, heads, tokens, keys]`, with a query of another input in front of them if they are two, and the
+  matrix that follows;
 - a layer is a child of the outermost `ModuleList` around these.
 
 A second run in which dropout written as a function is active makes sure that none stands inside.
@@ -129,6 +130,8 @@ def find_anatomy(model: nn.Module, inputs: Inputs) -> Anatomy:
     why = "a function between them acts in training alone"
     whole += [Whole((part.keys, part.values), part.neurons, why) for part in dropped]
     attentions = list(_attentions(at_rest))
+    attends = {path for part in attentions for path in (part.query, part.key, part.value, part.output)}
+    whole = [part for part in whole if not attends.intersection(part.layers)]
     layers: dict[str, tuple[list[Attention], list[FeedForward]]] = {}
     order = {call.path: place for place, call in reversed(list(enumerate(at_rest.calls)))}
     parts: list[Attention | FeedForward] = [*attentions, *(part for part in found if part not in dropped)]
@@ -440,6 +443,8 @@ def _attentions(recording: _Recording) -> Iterator[Attention]:
         if not before or not after:
             continue
         group = [call for call in before if _same(call.x, before[-1].x)]
+        if len(group) == 2:  # keys and values read another stream than the query in front of them
+            group = before[-3:]
         output = after[0]
         wide = output.x.shape[-1]
         head_dim = attend.head_dim or wide // attend.num_heads

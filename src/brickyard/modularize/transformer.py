@@ -14,6 +14,7 @@ that they were, under their names.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -31,6 +32,7 @@ from brickyard.modularize.conversion import Converted, convert_, reorder_, resto
 from brickyard.modularize.intake import Anatomy, FeedForward, Inputs, example_inputs, find_anatomy
 from brickyard.modularize.partition import PARTITIONS, Partition, partition_neurons
 
+_WIDTHS = ("intermediate_size", "n_inner", "ffn_dim", "d_ff")  # what configs name the number of neurons
 _SAMPLE_TOKENS = 8192  # most tokens of a sample that activity is kept of
 _TOLERANCE = 1e-4  # most that outputs may differ by, as a share of the largest
 _STEPS = 16  # the same for numbers of low precision, in steps of the numbers at 1
@@ -97,13 +99,22 @@ class ModularTransformer:
             config: Which experts stay; the active ones if None.
 
         Returns:
-            A model of the original's class that shares nothing with it. Its config still tells the sizes of
-            the whole model.
+            A model of the original's class that shares nothing with it. Where all its feed-forward networks
+            have one and the same number of neurons, its config of transformers tells that number, so that
+            `save_pretrained` writes a folder which `from_pretrained` reads; else that of the whole model.
 
         Raises:
             ConfigError: The config is not legal.
         """
-        return self.network.extract(config)
+        plain = self.network.extract(config)
+        with self.network.configured(self.network.space.active() if config is None else config):
+            splits = [experts.split for experts in self.experts.values()]
+            found = {split.cut(0).length(split.subset.value) for split in splits}
+            routed = any(split.routing().chooses for split in splits)
+        parts = [part for layer in self.anatomy.layers for part in layer.feed_forwards]
+        if len(found) == 1 and not routed and len(parts) == len(splits) and not self.anatomy.whole:
+            _tell_width_(plain, found.pop())
+        return plain
 
     @torch.no_grad()
     def revert(self) -> nn.Module:
@@ -227,6 +238,15 @@ def modularize_transformer(
             restore_(model, done)
         raise
     return modular
+
+
+def _tell_width_(plain: Any, neurons: int) -> None:
+    """Let the config of a model of transformers tell how many neurons its feed-forward networks have."""
+    if hasattr(plain, "config"):
+        plain.config = copy.deepcopy(plain.config)
+        for name in _WIDTHS:
+            if hasattr(plain.config, name):
+                setattr(plain.config, name, neurons)
 
 
 def _chosen(anatomy: Anatomy, layers: str | Sequence[int]) -> list[FeedForward]:
