@@ -12,8 +12,7 @@ from brickyard.factory.network_folder import JudgedFolder
 from brickyard.modularize import load_modular, load_transformer, modularize_transformer, save_modular
 from brickyard.modularize.intake import example_inputs
 
-from .test_intake import Block, Stack, X
-from .transformers_zoo import tiny, transformers
+from .transformers_zoo import Block, Stack, X, tiny, transformers
 
 KINDS = ("bert-classifier", "gpt2", "llama", "vit", "t5")
 

@@ -8,7 +8,7 @@ from torch.nn import functional as F
 from brickyard.core.errors import ModularizeError
 from brickyard.modularize.intake import example_inputs, find_anatomy
 
-from .transformers_zoo import tiny
+from .transformers_zoo import Block, Stack, X, tiny
 
 ENDS = {
     "bert": ("intermediate.dense", None, "output.dense", "intermediate.intermediate_act_fn"),
@@ -90,31 +90,6 @@ def test_a_layer_that_makes_both_factors_stays_whole():
     assert [layer.feed_forwards for layer in anatomy.layers] == [(), (), ()]
     assert [part.layers[1] for part in anatomy.whole] == [f"model.layers.{n}.mlp.down_proj" for n in range(3)]
     assert anatomy.whole[0].reason == "one layer makes both factors of a gated network"
-
-
-class Block(nn.Module):
-    """A feed-forward network as user code writes it."""
-
-    def __init__(self, between: nn.Module, *, drop: float = 0.0):
-        super().__init__()
-        self.one, self.two, self.between, self.drop = nn.Linear(6, 8), nn.Linear(8, 6), between, drop
-
-    def forward(self, x):
-        return x + self.two(F.dropout(self.between(self.one(x)), self.drop, self.training))
-
-
-class Stack(nn.Module):
-    def __init__(self, *blocks: nn.Module):
-        super().__init__()
-        self.blocks = nn.ModuleList(blocks)
-
-    def forward(self, x):
-        for block in self.blocks:
-            x = block(x)
-        return x
-
-
-X = {"x": torch.randn(2, 3, 6, generator=torch.Generator().manual_seed(0))}
 
 
 def test_models_of_any_class_are_found():

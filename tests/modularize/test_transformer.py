@@ -14,8 +14,7 @@ from brickyard.modularize import modularize_transformer
 from brickyard.modularize.intake import example_inputs
 from brickyard.testing import check_network
 
-from .test_intake import Block, Stack
-from .transformers_zoo import KINDS, tiny, transformers
+from .transformers_zoo import KINDS, Block, Stack, tiny, transformers
 
 IDS = torch.tensor([[2, 5, 7, 3, 9], [4, 9, 11, 4, 3]])
 WORKING = [kind for kind in KINDS if kind != "phi3"]

@@ -1,9 +1,11 @@
-"""Tiny transformers of many kinds with random weights, biases and norms too."""
+"""Tiny transformers of many kinds with random weights, biases and norms too; and one of plain torch."""
 
 import warnings
 
 import pytest
 import torch
+from torch import nn
+from torch.nn import functional as F
 
 transformers = pytest.importorskip("transformers")
 SIZES = {
@@ -53,3 +55,28 @@ def tiny(kind: str, **changes) -> torch.nn.Module:
         for parameter in made.parameters():
             parameter += 0.3 * torch.randn(parameter.shape, generator=generator)
     return made.eval()
+
+
+class Block(nn.Module):
+    """A feed-forward network as user code writes it."""
+
+    def __init__(self, between: nn.Module, *, drop: float = 0.0):
+        super().__init__()
+        self.one, self.two, self.between, self.drop = nn.Linear(6, 8), nn.Linear(8, 6), between, drop
+
+    def forward(self, x):
+        return x + self.two(F.dropout(self.between(self.one(x)), self.drop, self.training))
+
+
+class Stack(nn.Module):
+    def __init__(self, *blocks: nn.Module):
+        super().__init__()
+        self.blocks = nn.ModuleList(blocks)
+
+    def forward(self, x):
+        for block in self.blocks:
+            x = block(x)
+        return x
+
+
+X = {"x": torch.randn(2, 3, 6, generator=torch.Generator().manual_seed(0))}
