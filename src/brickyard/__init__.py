@@ -8,6 +8,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from brickyard import modularize as modularize
     from brickyard.core import errors as errors
     from brickyard.core.brick import Brick as Brick
     from brickyard.core.config import Config as Config
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from brickyard.factory import Budget as Budget
     from brickyard.factory import Factory as Factory
 
+_MODULES = {"errors": "brickyard.core.errors", "modularize": "brickyard.modularize"}
 _HOME = {
     "Factory": "brickyard.factory",
     "Budget": "brickyard.factory",
@@ -49,6 +51,7 @@ __all__ = [
     "Vocabulary",
     "__version__",
     "errors",
+    "modularize",
 ]
 
 
@@ -60,8 +63,8 @@ def __getattr__(name: str) -> Any:
     """
     if name == "__version__":
         return import_module("importlib.metadata").version("brickyard")
-    if name == "errors":
-        return import_module("brickyard.core.errors")
+    if name in _MODULES:
+        return import_module(_MODULES[name])
     if name not in _HOME:
         raise AttributeError(f"module 'brickyard' has no attribute {name!r}; it has {', '.join(__all__)}")
     value = getattr(import_module(_HOME[name]), name)

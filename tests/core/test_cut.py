@@ -50,3 +50,12 @@ def test_indices(cut: Cut, value: object, expected: list[int]):
 def test_json():
     cut = Cut(1, "stage0.block0", "subset", 64, 8)
     assert Cut.from_json(json.loads(json.dumps(cut.to_json()))) == cut
+
+
+def test_entries_behind_the_units_always_stay():
+    cut = Cut(0, "experts", "subset", 8, 2, 2)
+    assert cut.indices((0, 2)).tolist() == [0, 1, 4, 5, 6, 7]
+    assert cut.indices(()).tolist() == [6, 7]
+    assert (cut.length((0, 2)), cut.length((0, 1, 2))) == (6, 8)
+    assert Cut.from_json(json.loads(json.dumps(cut.to_json()))) == cut
+    assert "fixed" not in Cut(0, "experts", "subset", 8, 2).to_json()

@@ -8,10 +8,10 @@ import pytest
 from huggingface_hub.errors import LocalEntryNotFoundError
 
 from brickyard.core.errors import ArtifactError
-from brickyard.core.files import read_json, write_json
+from brickyard.core.files import cache_folder, read_json, write_json
 from brickyard.factory import folder as folders
 from brickyard.factory.factory import Factory
-from brickyard.factory.folder import FactoryFolder, cache_folder, find_factory, versions
+from brickyard.factory.folder import FactoryFolder, find_factory, versions
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ from brickyard.bricks.calibration import calibrate_, extract_calibrated
 from brickyard.bricks.conv import ElasticConv2d
 from brickyard.bricks.depth import ElasticDepth
 from brickyard.bricks.embedding import ElasticEmbedding
+from brickyard.bricks.experts import Bypass, ExpertGate, ExpertMatrix, Experts, ExpertSplit
 from brickyard.bricks.inverted_residual import inverted_residual, squeeze_excite
 from brickyard.bricks.layer_norm import ElasticLayerNorm
 from brickyard.bricks.linear import ElasticLinear
@@ -15,6 +16,7 @@ from brickyard.bricks.transformer import decoder_layer, encoder_layer, feed_forw
 
 __all__ = [
     "Alternatives",
+    "Bypass",
     "ElasticBatchNorm2d",
     "ElasticConv2d",
     "ElasticDepth",
@@ -22,6 +24,10 @@ __all__ = [
     "ElasticLayerNorm",
     "ElasticLinear",
     "ElasticSpan",
+    "ExpertGate",
+    "ExpertMatrix",
+    "ExpertSplit",
+    "Experts",
     "calibrate_",
     "decoder_layer",
     "encoder_layer",

@@ -23,6 +23,7 @@ COMMANDS = (
     "train supernet",
     "search",
     "modularize",
+    "modularize experts",
     "profile",
     "factories",
     "report",

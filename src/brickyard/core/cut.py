@@ -23,6 +23,7 @@ class Cut:
             the middle `value` entries (kernel sizes).
         unit: Entries of the axis that form one unit.
         full: Entries of the axis in the whole network.
+        fixed: Entries behind the units of a subset that stay whatever its value.
     """
 
     axis: int
@@ -30,6 +31,7 @@ class Cut:
     kind: CutKind
     full: int
     unit: int = 1
+    fixed: int = 0
 
     def indices(self, value: Any) -> npt.NDArray[np.int64]:
         """Return the entries that stay, ascending.
@@ -42,7 +44,8 @@ class Cut:
         """
         if self.kind == "subset":
             units = np.asarray(value, dtype=np.int64)
-            return (units[:, None] * self.unit + np.arange(self.unit)[None, :]).reshape(-1)
+            chosen = (units[:, None] * self.unit + np.arange(self.unit)[None, :]).reshape(-1)
+            return np.concatenate([chosen, np.arange(self.full - self.fixed, self.full)])
         if self.kind == "prefix":
             return np.arange(int(value) * self.unit)
         start = (self.full - int(value)) // 2
@@ -50,7 +53,7 @@ class Cut:
 
     def length(self, value: Any) -> int:
         """Return the number of entries that stay."""
-        return (len(value) if self.kind == "subset" else int(value)) * self.unit
+        return (len(value) if self.kind == "subset" else int(value)) * self.unit + self.fixed
 
     def to_json(self) -> dict[str, Any]:
         """Return a JSON record."""
@@ -60,6 +63,7 @@ class Cut:
             "kind": self.kind,
             "full": self.full,
             "unit": self.unit,
+            **({"fixed": self.fixed} if self.fixed else {}),
         }
 
     @classmethod

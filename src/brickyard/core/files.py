@@ -15,6 +15,12 @@ from typing import Any
 from brickyard.core.errors import ArtifactError
 
 
+def cache_folder() -> Path:
+    """Return the user's cache folder of brickyard, which may not exist yet."""
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "brickyard"
+
+
 def sha256(path: Path) -> str:
     """Hash of a file's bytes.
 

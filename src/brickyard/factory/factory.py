@@ -15,7 +15,7 @@ from brickyard.core.errors import (
     InfeasibleError,
     MissingExtraError,
 )
-from brickyard.core.files import sha256
+from brickyard.core.files import cache_folder, sha256
 from brickyard.core.task import Task, Vocabulary
 from brickyard.devices.energy import POWERCAP, EnergyCounter
 from brickyard.devices.energy_model import with_energy
@@ -28,7 +28,7 @@ from brickyard.export.decode import Decode
 from brickyard.factory.boxes import detects
 from brickyard.factory.bulk import make_all, request_key
 from brickyard.factory.checks import require_energy, require_memory
-from brickyard.factory.folder import FactoryFolder, cache_folder, find_factory
+from brickyard.factory.folder import FactoryFolder, find_factory
 from brickyard.factory.formats import Format, format_on
 from brickyard.factory.make import Maker
 from brickyard.factory.nearest import nearest_feasible

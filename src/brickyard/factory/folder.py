@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import platform
 from dataclasses import dataclass
 from functools import cached_property
@@ -31,12 +30,6 @@ def bundled_factories() -> dict[str, Path]:
     if not _BUNDLED.is_dir():
         return {}
     return {path.name: path for path in sorted(_BUNDLED.iterdir()) if (path / "manifest.json").is_file()}
-
-
-def cache_folder() -> Path:
-    """Return the user's cache folder of brickyard, which may not exist yet."""
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "brickyard"
 
 
 def versions(*further: str) -> dict[str, str]:

@@ -1,5 +1,46 @@
-"""Turns trained dense networks into modular ones, weights kept."""
+"""Turns trained dense networks into modular ones, weights kept.
+
+The package can be called: `brickyard.modularize(model, ...)` is `modularize_transformer(model, ...)`.
+"""
+
+import sys
+from types import ModuleType
+from typing import Any
+
+from torch import nn
 
 from brickyard.modularize.cnn import Modularized, Split, Whole, modularize_cnn
+from brickyard.modularize.folder import load_modular, load_transformer, save_modular
+from brickyard.modularize.intake import Anatomy, Attention, FeedForward, Layer, example_inputs, find_anatomy
+from brickyard.modularize.partition import balanced_kmeans, partition_neurons
+from brickyard.modularize.transformer import ModularTransformer, modularize_transformer
 
-__all__ = ["Modularized", "Split", "Whole", "modularize_cnn"]
+__all__ = [
+    "Anatomy",
+    "Attention",
+    "FeedForward",
+    "Layer",
+    "ModularTransformer",
+    "Modularized",
+    "Split",
+    "Whole",
+    "balanced_kmeans",
+    "example_inputs",
+    "find_anatomy",
+    "load_modular",
+    "load_transformer",
+    "modularize_cnn",
+    "modularize_transformer",
+    "partition_neurons",
+    "save_modular",
+]
+
+
+class _Package(ModuleType):
+    """This package, as a module that can be called."""
+
+    def __call__(self, model: nn.Module, **settings: Any) -> ModularTransformer:
+        return modularize_transformer(model, **settings)
+
+
+sys.modules[__name__].__class__ = _Package

@@ -1,0 +1,253 @@
+"""Computes for each token the experts that it uses, and no others: for inference.
+
+Tokens are sorted by expert; each expert then computes its tokens by one product with each of its matrices.
+There are three ways, which give the same result up to rounding:
+
+- `local`: expert after expert; tokens are gathered and results added for one expert at a time, so that what
+  is worked on stays in the cache;
+- `grouped`: all tokens are gathered at once for torch's grouped products;
+- `whole`: all experts for all tokens, and what is not used is multiplied by 0: the fastest where experts are
+  so narrow that products of single experts lose more than they save.
+
+Which is fastest depends on shapes, numbers, threads and machine. It is measured at the first call of a kind
+and kept for the process.
+
+Shape suffixes: T tokens, D width of the stream, E experts, U neurons of an expert, K experts of a token,
+P pairs of token and expert.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+Way = Literal["local", "grouped", "whole"]
+Activation = Callable[[Tensor], Tensor]
+_ROUNDS = 3  # timings of each way, of which the least counts
+_ALIGNMENT = 16  # bytes that the rows of grouped products must be multiples of
+_fastest: dict[tuple[Any, ...], Way] = {}
+
+
+class Matrices(NamedTuple):
+    """The matrices of a feed-forward network, whatever layout their layers keep them in.
+
+    Attributes:
+        keys: First matrix `[neurons, width]`; in a gated network the one whose result is activated.
+        key_bias: Its bias `[neurons]`.
+        values: Second matrix `[width, neurons]`.
+        value_bias: Its bias `[width]`.
+        gated: Matrix `[neurons, width]` whose result is multiplied with the activated one, if there is one.
+        gated_bias: Its bias `[neurons]`.
+    """
+
+    keys: Tensor
+    key_bias: Tensor | None
+    values: Tensor
+    value_bias: Tensor | None
+    gated: Tensor | None = None
+    gated_bias: Tensor | None = None
+
+    def neurons(self, start: int, stop: int) -> Matrices:
+        """Return the part of some neurons, without the bias of the second matrix."""
+        rows = slice(start, stop)
+        return Matrices(
+            self.keys[rows],
+            None if self.key_bias is None else self.key_bias[rows],
+            self.values[:, rows],
+            None,
+            None if self.gated is None else self.gated[rows],
+            None if self.gated_bias is None else self.gated_bias[rows],
+        )
+
+    def hidden(self, x: Tensor, activation: Activation) -> Tensor:
+        """Compute the activations `[..., neurons]` of tokens `[..., width]`."""
+        hidden = activation(F.linear(x, self.keys, self.key_bias))
+        return hidden if self.gated is None else hidden * F.linear(x, self.gated, self.gated_bias)
+
+
+class _Work(NamedTuple):
+    """What is to be computed, as `dispatch` takes it."""
+
+    tokens: Tensor
+    use: Tensor
+    matrices: Matrices
+    activation: Activation
+    num_experts: int
+    expert_width: int
+    share: Tensor | None
+
+    @property
+    def kind(self) -> tuple[Any, ...]:
+        """What the fastest way depends on; numbers of tokens count alike between powers of two."""
+        tokens, matrices = self.tokens, self.matrices
+        sizes = (*matrices.keys.shape, self.use.shape[1], self.num_experts, self.expert_width)
+        layout = (matrices.gated is None, matrices.keys.is_contiguous(), self.share is None)
+        return (
+            len(tokens).bit_length(),
+            *sizes,
+            *layout,
+            tokens.dtype,
+            tokens.device,
+            torch.get_num_threads(),
+        )
+
+    def can_group(self) -> bool:
+        """Tell whether torch's grouped products take these numbers and sizes."""
+        rows = (self.tokens.shape[1], self.expert_width)
+        known = self.tokens.dtype in (torch.float32, torch.bfloat16, torch.float16)
+        return known and not any(row * self.tokens.element_size() % _ALIGNMENT for row in rows)
+
+    def start(self) -> Tensor:
+        """Return what no choice changes: the bias, and what the neurons behind the experts give."""
+        matrices, experts = self.matrices, self.num_experts * self.expert_width
+        if experts < len(matrices.keys):
+            always = matrices.neurons(experts, len(matrices.keys))
+            hidden = always.hidden(self.tokens, self.activation)
+            return F.linear(hidden, always.values, matrices.value_bias)
+        if matrices.value_bias is None:
+            return self.tokens.new_zeros(len(self.tokens), len(matrices.values))
+        return matrices.value_bias.repeat(len(self.tokens), 1)
+
+    def by_expert(self) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Return all pairs, sorted by expert: their tokens, how many each expert has, and their shares."""
+        use_P = self.use.reshape(-1)
+        small = use_P.to(torch.uint8 if self.num_experts <= 256 else torch.int32)  # sorted faster than int64
+        order_P = small.argsort(stable=True)
+        tokens_P = order_P.div(self.use.shape[1], rounding_mode="floor")
+        share_P1 = None if self.share is None else self.share.reshape(-1, 1).index_select(0, order_P)
+        return tokens_P, torch.bincount(use_P, minlength=self.num_experts), share_P1
+
+
+def dispatch(
+    x_TD: Tensor,
+    use_TK: Tensor,
+    matrices: Matrices,
+    activation: Activation,
+    *,
+    num_experts: int,
+    expert_width: int,
+    share_TK: Tensor | None = None,
+    way: Way | None = None,
+) -> Tensor:
+    """Compute a feed-forward network with the experts that each token uses.
+
+    Args:
+        x_TD: Tokens.
+        use_TK: Different experts of each token, as indices.
+        matrices: The network: experts one after the other, then neurons that all tokens use.
+        activation: Applied to each pre-activation by itself.
+        num_experts: Number of experts.
+        expert_width: Neurons of each.
+        share_TK: What the result of each expert is multiplied by; None for 1.
+        way: How to compute; None for the fastest, which the first call of a kind measures.
+
+    Returns:
+        `[tokens, width]`.
+    """
+    work = _Work(x_TD, use_TK, matrices, activation, num_experts, expert_width, share_TK)
+    if way is None:
+        kind = work.kind
+        if kind not in _fastest:
+            _fastest[kind] = _measure(work)
+        way = _fastest[kind]
+    return _WAYS[way](work)
+
+
+def _measure(work: _Work) -> Way:
+    """Return the way that takes least time."""
+
+    def seconds(way: Way) -> float:
+        start = time.perf_counter()
+        _WAYS[way](work)
+        if work.tokens.is_cuda:
+            torch.cuda.synchronize(work.tokens.device)
+        return time.perf_counter() - start
+
+    ways = [way for way in _WAYS if way != "grouped" or work.can_group()]
+    for way in ways:
+        seconds(way)
+    rounds = [{way: seconds(way) for way in ways} for _ in range(_ROUNDS)]
+    return min(ways, key=lambda way: min(times[way] for times in rounds))
+
+
+def _local(work: _Work) -> Tensor:
+    width, y_TD = work.expert_width, work.start()
+    tokens_P, counts_E, share_P1 = work.by_expert()
+    ends = counts_E.cumsum(0).tolist()
+    for expert, (start, end) in enumerate(zip([0, *ends], ends, strict=False)):
+        if start < end:
+            tokens = tokens_P[start:end]
+            own = work.matrices.neurons(expert * width, (expert + 1) * width)
+            hidden = own.hidden(work.tokens.index_select(0, tokens), work.activation)
+            hidden = hidden if share_P1 is None else hidden * share_P1[start:end]
+            y_TD.index_add_(0, tokens, F.linear(hidden, own.values))
+    return y_TD
+
+
+def _grouped(work: _Work) -> Tensor:
+    sizes = (work.num_experts, work.expert_width)
+    tokens_P, counts_E, share_P1 = work.by_expert()
+    ends_E = counts_E.cumsum(0).to(torch.int32)
+    gathered_PD = work.tokens.index_select(0, tokens_P)
+    own = work.matrices.neurons(0, work.num_experts * work.expert_width)
+
+    def first(weight: Tensor, bias: Tensor | None) -> Tensor:
+        y_PU = F.grouped_mm(gathered_PD, weight.unflatten(0, sizes).transpose(1, 2), offs=ends_E)
+        return y_PU if bias is None else y_PU + bias.view(sizes).repeat_interleave(counts_E, 0)
+
+    hidden_PU = work.activation(first(own.keys, own.key_bias))
+    if own.gated is not None:
+        hidden_PU = hidden_PU * first(own.gated, own.gated_bias)
+    if share_P1 is not None:
+        hidden_PU = hidden_PU * share_P1
+    values_EUD = own.values.unflatten(1, sizes).permute(1, 2, 0)
+    return work.start().index_add_(0, tokens_P, F.grouped_mm(hidden_PU, values_EUD, offs=ends_E))
+
+
+def _whole(work: _Work) -> Tensor:
+    used_TE = work.tokens.new_zeros(len(work.tokens), work.num_experts)
+    share_TK = torch.ones_like(work.use, dtype=used_TE.dtype) if work.share is None else work.share
+    used_TE.scatter_(1, work.use, share_TK)
+    return masked(work.tokens, used_TE, work.matrices, work.activation, work.expert_width)
+
+
+def masked(
+    x: Tensor,
+    factor: Tensor,
+    matrices: Matrices,
+    activation: Activation,
+    expert_width: int,
+    *,
+    dropout: Activation | None = None,
+) -> Tensor:
+    """Compute all neurons, and multiply those of each expert by a factor.
+
+    Args:
+        x: Tokens `[..., width]`.
+        factor: Factors `[..., experts]`.
+        matrices: The network: experts one after the other, then neurons that have no factor.
+        activation: Applied to each pre-activation by itself.
+        expert_width: Neurons of an expert.
+        dropout: Applied in front of the second matrix.
+
+    Returns:
+        `[..., width]`.
+    """
+    hidden = matrices.hidden(x, activation)
+    num_experts = factor.shape[-1]
+    experts = num_experts * expert_width
+    scaled = (hidden[..., :experts].unflatten(-1, (num_experts, expert_width)) * factor[..., None]).flatten(
+        -2
+    )
+    if experts < hidden.shape[-1]:
+        scaled = torch.cat([scaled, hidden[..., experts:]], -1)
+    scaled = scaled if dropout is None else dropout(scaled)
+    return F.linear(scaled, matrices.values, matrices.value_bias)
+
+
+_WAYS: dict[Way, Callable[[_Work], Tensor]] = {"local": _local, "grouped": _grouped, "whole": _whole}

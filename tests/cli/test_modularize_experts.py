@@ -1,0 +1,86 @@
+"""`brickyard modularize experts`: a folder of transformers becomes a network folder with experts."""
+
+import json
+
+import pytest
+import torch
+
+from brickyard.modularize import load_modular
+
+transformers = pytest.importorskip("transformers")
+WORDS = ["[PAD]", "[UNK]", *["the", "cat", "sat", "on", "a", "mat", "and", "dog", "ran", "far", "away"]]
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    """A tiny encoder with a tokenizer."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+
+    folder = tmp_path_factory.mktemp("model") / "tiny"
+    torch.manual_seed(0)
+    config = transformers.BertConfig(
+        vocab_size=len(WORDS),
+        hidden_size=12,
+        num_hidden_layers=3,
+        num_attention_heads=3,
+        intermediate_size=16,
+        max_position_embeddings=8,
+    )
+    transformers.BertForMaskedLM(config).save_pretrained(folder)
+    words = Tokenizer(models.WordLevel({word: place for place, word in enumerate(WORDS)}, unk_token="[UNK]"))
+    words.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer = transformers.PreTrainedTokenizerFast(
+        tokenizer_object=words, pad_token="[PAD]", unk_token="[UNK]"
+    )
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def command(model, out, *more):
+    return ("modularize", "experts", model, "--experts", "4", "--top-k", "2", "--out", out, *more)
+
+
+def test_a_network_folder_is_written(run, model, tmp_path):
+    done = run(*command(model, tmp_path / "network"))
+    assert done.exit_code == 0, done.output
+    assert "bert.encoder.layer.0.intermediate.dense: 4 experts of 4 neurons, 2 for a token" in done.stdout
+    modular = load_modular(tmp_path / "network")
+    assert list(modular.experts) == [f"bert.encoder.layer.{n}.intermediate.dense" for n in (0, 2)]
+    assert transformers.AutoTokenizer.from_pretrained(tmp_path / "network").pad_token == "[PAD]"
+
+
+def test_a_sample_of_lines_finds_resident_neurons(run, model, tmp_path):
+    lines = tmp_path / "lines.txt"
+    lines.write_text("the cat sat on a mat\n\na dog ran far away and sat on the mat and on the cat\n" * 3)
+    more = ("--sample", lines, "--resident", "4", "--partition", "coactivation", "--layers", "1", "--json")
+    done = run(*command(model, tmp_path / "network", *more))
+    assert done.exit_code == 0, done.output
+    record = json.loads(done.stdout)
+    [part] = record["layers"].values()
+    assert part == {"experts": 4, "expert_width": 3, "resident": 4}
+    assert record["error"] < 1e-5
+    provenance = json.loads((tmp_path / "network" / "network.json").read_text())["provenance"]
+    assert provenance["partition"] == "coactivation"
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (("--top-k", "5"), "top_k = 5 is not allowed"),
+        (("--layers", "last:9"), "is not allowed for 3 layers"),
+        (("--experts", "5"), "cannot be split into 5 experts"),
+        (("--resident", "4"), "needs a sample"),
+        (("--sample", "nowhere.txt"), "nowhere.txt is not a file; expected lines of text"),
+    ],
+)
+def test_what_does_not_fit_is_refused_and_nothing_is_written(run, model, tmp_path, more, message):
+    done = run(*command(model, tmp_path / "network", *more))
+    assert done.exit_code == 1
+    assert message in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_model_that_is_not_there(run, tmp_path):
+    done = run(*command(tmp_path / "none", tmp_path / "network"))
+    assert done.exit_code == 1
+    assert "is no model of transformers" in done.stderr

@@ -1,0 +1,145 @@
+"""Every way of computing only the experts in use gives what masking gives."""
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from brickyard.core import dispatch as module
+from brickyard.core.dispatch import Matrices, dispatch, masked
+
+EXPERTS, WIDTH, USED = 8, 4, 3
+
+
+def problem(*, resident=0, gated=False, bias=True, dtype=torch.float32, tokens=50, transposed=False):
+    neurons = EXPERTS * WIDTH + resident
+
+    def draw(*shape):
+        return torch.randn(*shape).to(dtype)
+
+    keys = draw(16, neurons).t() if transposed else draw(neurons, 16)
+    values = draw(neurons, 16).t() if transposed else draw(16, neurons)
+    matrices = Matrices(
+        keys,
+        draw(neurons) if bias else None,
+        values,
+        draw(16) if bias else None,
+        draw(neurons, 16) if gated else None,
+        draw(neurons) if gated and bias else None,
+    )
+    x = draw(tokens, 16)
+    use = torch.stack([torch.randperm(EXPERTS)[:USED] for _ in range(tokens)])
+    return x, use, matrices
+
+
+def expected(x, use, matrices, share=None):
+    """Token after token, neuron runs of its experts and those behind all experts."""
+    rows = []
+    for number, (token, experts) in enumerate(zip(x, use.tolist(), strict=True)):
+        own = [i for expert in experts for i in range(expert * WIDTH, (expert + 1) * WIDTH)]
+        own += range(EXPERTS * WIDTH, len(matrices.keys))
+        part = Matrices(*(None if t is None else t[own] for t in matrices[:2]), matrices.values[:, own], None)
+        if matrices.gated is not None:
+            bias = None if matrices.gated_bias is None else matrices.gated_bias[own]
+            part = part._replace(gated=matrices.gated[own], gated_bias=bias)
+        factor = torch.ones(len(own))
+        if share is not None:
+            factor[: USED * WIDTH] = share[number].repeat_interleave(WIDTH)
+        rows.append(F.linear(part.hidden(token, F.gelu) * factor, part.values, matrices.value_bias))
+    return torch.stack(rows)
+
+
+@pytest.mark.parametrize("way", ["local", "grouped", "whole", None])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"gated": True},
+        {"bias": False},
+        {"gated": True, "bias": False},
+        {"resident": 4},
+        {"resident": 4, "bias": False},
+        {"transposed": True},
+        {"tokens": 1},
+    ],
+    ids=str,
+)
+def test_each_way_equals_token_after_token(way, settings):
+    x, use, matrices = problem(**settings)
+    with torch.no_grad():
+        y = dispatch(x, use, matrices, F.gelu, num_experts=EXPERTS, expert_width=WIDTH, way=way)
+        torch.testing.assert_close(y, expected(x, use, matrices), atol=1e-4, rtol=1e-5)
+
+
+@pytest.mark.parametrize("way", ["local", "grouped", "whole"])
+def test_results_of_experts_are_multiplied_by_their_shares(way):
+    x, use, matrices = problem(resident=4)
+    share = torch.rand(len(x), USED)
+    sizes = {"num_experts": EXPERTS, "expert_width": WIDTH}
+    y = dispatch(x, use, matrices, F.gelu, **sizes, share_TK=share, way=way)
+    torch.testing.assert_close(y, expected(x, use, matrices, share), atol=1e-4, rtol=1e-5)
+
+
+@pytest.mark.parametrize("way", ["local", "grouped", "whole"])
+def test_half_precision_up_to_its_rounding(way):
+    x, _, matrices = problem(dtype=torch.bfloat16)
+    use = torch.stack([torch.randperm(4)[:2] for _ in x])
+    with torch.no_grad():
+        y = dispatch(x, use, matrices, F.gelu, num_experts=4, expert_width=8, way=way)
+    assert y.dtype == torch.bfloat16
+    full = Matrices(*(None if part is None else part.float() for part in matrices))
+    reference = masked(x.float(), torch.zeros(len(x), 4).scatter(1, use, 1.0), full, F.gelu, 8)
+    assert float((y.float() - reference).abs().max() / reference.abs().max()) < 0.03
+
+
+def test_experts_that_no_token_uses():
+    x, use, matrices = problem()
+    use = torch.tensor([[1, 4, 6]]).expand(len(x), 3)
+    for way in ("local", "grouped"):
+        y = dispatch(x, use, matrices, F.gelu, num_experts=EXPERTS, expert_width=WIDTH, way=way)
+        torch.testing.assert_close(y, expected(x, use, matrices), atol=1e-4, rtol=1e-5)
+
+
+def test_the_bias_of_the_second_matrix_is_not_changed():
+    x, use, matrices = problem(tokens=1)
+    before = matrices.value_bias.clone()
+    dispatch(x, use, matrices, F.gelu, num_experts=EXPERTS, expert_width=WIDTH, way="local")
+    assert torch.equal(matrices.value_bias, before)
+
+
+def test_the_fastest_way_is_measured_once_for_each_kind(monkeypatch):
+    measured = []
+    monkeypatch.setattr(module, "_fastest", {})
+    monkeypatch.setattr(module, "_measure", lambda work: measured.append(work.kind) or "local")
+    for tokens in (33, 50, 63, 64):  # 6 bits, and 7
+        x, use, matrices = problem(tokens=tokens)
+        dispatch(x, use, matrices, F.gelu, num_experts=EXPERTS, expert_width=WIDTH)
+    assert len(measured) == 2
+
+
+def test_the_fastest_way_is_taken(monkeypatch):
+    calls = []
+
+    def slow(work):
+        calls.append("slow")
+        for _ in range(200):
+            y = module._whole(work)
+        return y
+
+    def quick(work):
+        calls.append("quick")
+        return module._whole(work)
+
+    monkeypatch.setattr(module, "_fastest", {})
+    monkeypatch.setattr(module, "_WAYS", {"local": slow, "whole": quick})
+    x, use, matrices = problem()
+    dispatch(x, use, matrices, F.gelu, num_experts=EXPERTS, expert_width=WIDTH)
+    assert calls[-1] == "quick"
+
+
+def test_sizes_that_grouped_products_refuse_are_left_to_the_others(monkeypatch):
+    monkeypatch.setattr(module, "_fastest", {})
+    x, use, matrices = problem()
+    odd = Matrices(matrices.keys[:24, :15], matrices.key_bias[:24], matrices.values[:15, :24], None)
+    y = dispatch(x[:, :15], use, odd, F.gelu, num_experts=8, expert_width=3)
+    factor = torch.zeros(len(x), 8).scatter(1, use, 1.0)
+    torch.testing.assert_close(y, masked(x[:, :15], factor, odd, F.gelu, 3), atol=1e-4, rtol=1e-5)
