@@ -1,0 +1,22 @@
+"""Continual learning: a network learns task after task and never changes an answer it gave before.
+
+    from brickyard.continual import Learner, LearnSettings, masked
+
+A task's mask selects weights of a common pool; see docs/continual.md.
+"""
+
+from brickyard.continual.learner import Learned, Learner, accuracy
+from brickyard.continual.network import TaskNetwork, TaskRecord, masked
+from brickyard.continual.settings import LearnSettings
+from brickyard.continual.tasks import Tasks
+
+__all__ = [
+    "LearnSettings",
+    "Learned",
+    "Learner",
+    "TaskNetwork",
+    "TaskRecord",
+    "Tasks",
+    "accuracy",
+    "masked",
+]
