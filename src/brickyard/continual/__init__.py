@@ -8,12 +8,15 @@ A task's mask selects weights of a common pool; see docs/continual.md.
 from brickyard.continual.learner import Learned, Learner, accuracy
 from brickyard.continual.network import TaskNetwork, TaskRecord, masked
 from brickyard.continual.settings import LearnSettings
+from brickyard.continual.store import Stored, TaskFolder
 from brickyard.continual.tasks import Tasks
 
 __all__ = [
     "LearnSettings",
     "Learned",
     "Learner",
+    "Stored",
+    "TaskFolder",
     "TaskNetwork",
     "TaskRecord",
     "Tasks",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from abc import abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -50,6 +50,14 @@ class TaskBrick(Brick):
     @abstractmethod
     def task_state(self, number: int) -> dict[str, Tensor]:
         """Return what a task has of its own, but for masks and weights, by name."""
+
+    @abstractmethod
+    def load_task_state(self, state: Mapping[str, Tensor]) -> None:
+        """Give the last task what `task_state` returned.
+
+        Raises:
+            RuntimeError: Names or shapes differ.
+        """
 
     @abstractmethod
     def trained(self) -> list[nn.Parameter]:
@@ -212,6 +220,10 @@ class MaskedLayer(TaskBrick):
         assert self.scores is not None
         mask = top_k_mask(self.scores.detach().abs(), self.keep)
         self.scores = None
+        self.set_mask(mask)
+
+    def set_mask(self, mask: Tensor) -> None:
+        """Give the last task its mask, of the pool's shape."""
         self.register_buffer(f"mask{len(self.rows) - 1}", pack(mask))
 
     def begin_weights(self, *, exclusive: bool) -> None:
@@ -222,9 +234,26 @@ class MaskedLayer(TaskBrick):
         """
         mask = self.mask(len(self.rows) - 1)
         if exclusive:
-            mask = mask & ~self.taken
+            mask &= ~self.taken
         self.where = tuple(torch.nonzero(mask, as_tuple=True))
         self.free = nn.Parameter(self.pool.detach()[self.where])
+
+    def load_weights(self, values: Tensor, *, exclusive: bool) -> None:
+        """Write trained weights of the last task into the pool.
+
+        Args:
+            values: The weights that `begin_weights` would train, in the order of the pool.
+            exclusive: As for `begin_weights`.
+
+        Raises:
+            RuntimeError: Their number differs.
+        """
+        self.begin_weights(exclusive=exclusive)
+        assert self.free is not None
+        if self.free.shape != values.shape:
+            raise RuntimeError(f"expected {self.free.numel()} weights, got {values.numel()}")
+        self.free.data.copy_(values)
+        self.keep_weights()
 
     def keep_weights(self) -> None:
         """End the training of weights: write them into the pool."""
@@ -244,6 +273,13 @@ class MaskedLayer(TaskBrick):
     def task_state(self, number: int) -> dict[str, Tensor]:
         """Return a task's bias."""
         return {"bias": self.biases[number].detach()} if len(self.biases) else {}
+
+    def load_task_state(self, state: Mapping[str, Tensor]) -> None:
+        """Give the last task its bias."""
+        for bias in self.trained():
+            if list(state) != ["bias"] or state["bias"].shape != bias.shape:
+                raise RuntimeError(f"expected a bias of shape {tuple(bias.shape)}")
+            bias.data.copy_(state["bias"])
 
 
 class OwnPart(TaskBrick):
@@ -303,3 +339,7 @@ class OwnPart(TaskBrick):
     def task_state(self, number: int) -> dict[str, Tensor]:
         """Return the state dict of a task's part."""
         return dict(self.parts[number].state_dict())
+
+    def load_task_state(self, state: Mapping[str, Tensor]) -> None:
+        """Give the last task's part its state dict."""
+        self.parts[-1].load_state_dict(state)

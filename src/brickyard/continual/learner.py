@@ -22,6 +22,7 @@ from brickyard.continual.examples import Examples, epoch, everything, steps_of, 
 from brickyard.continual.layers import MaskedLayer, OwnPart
 from brickyard.continual.network import TaskNetwork, TaskRecord
 from brickyard.continual.settings import LearnSettings
+from brickyard.continual.store import TaskFolder
 from brickyard.continual.transfer import Suited, find_suited, start_scores
 from brickyard.core.errors import ConfigError, DataError, TrainError
 
@@ -54,6 +55,11 @@ class Learner:
     Args:
         network: The network, changed in place.
         settings: How tasks are learned.
+        folder: Where each task is written once it is learned; None for nowhere. Tasks that the network has
+            and the folder lacks are written at once.
+
+    Raises:
+        ArtifactError: The folder is of another network, or has other tasks.
 
     Example:
         >>> learner = Learner(masked(module, input_shape=(784,)), settings=LearnSettings(seed=1))
@@ -61,8 +67,12 @@ class Learner:
         >>> learner.network.scores("digits", images)
     """
 
-    def __init__(self, network: TaskNetwork, *, settings: LearnSettings) -> None:
-        self.network, self.settings = network, settings
+    def __init__(
+        self, network: TaskNetwork, *, settings: LearnSettings, folder: TaskFolder | None = None
+    ) -> None:
+        self.network, self.settings, self.folder = network, settings, folder
+        if folder is not None:
+            folder.append(network)
 
     def learn(
         self, name: str, examples: Examples, *, num_classes: int, progress: Progress | None = None
@@ -117,6 +127,8 @@ class Learner:
         for layer in self.network.layers.values():
             layer.close_task()
         self.network.records.append(learned.record)
+        if self.folder is not None:
+            self.folder.append(self.network)
         return learned
 
     def _check(self, num_classes: int) -> None:
