@@ -45,7 +45,7 @@ def take(examples: Examples, places: Sequence[int] | Tensor) -> tuple[Tensor, Te
     """
     places = torch.as_tensor(places)
     if isinstance(examples, TensorDataset):
-        items: Any = tuple(tensor[places] for tensor in examples.tensors)
+        items: Any = examples[places]  # all at once
     else:
         items = default_collate([examples[int(place)] for place in places])
     if not isinstance(items, list | tuple) or len(items) != 2:
