@@ -38,8 +38,8 @@ def test_the_task_is_found(digits, method):
 
 
 def test_gradients_are_those_of_the_mixture(digits):
-    network, seen = digits
-    inputs = seen["order 1"][:32].double()
+    network, _ = digits
+    inputs = torch.rand(32, 64, dtype=torch.float64)  # pixels of few values put many units exactly at 0
     network.network.double()
     try:
         gradients = entropy_gradients(network, inputs, [0, 1, 3])
