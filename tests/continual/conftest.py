@@ -44,7 +44,7 @@ def quick() -> Callable[..., LearnSettings]:
     """Makes settings of a few quick epochs."""
 
     def make(**arguments) -> LearnSettings:
-        chosen = {"mask_epochs": 6, "weight_epochs": 6, "batch_size": 32, "weight_rate": 1e-2, **arguments}
+        chosen = {"mask_epochs": 6, "weight_epochs": 6, "batch_size": 32, "mask_rate": 1e-2, **arguments}
         if chosen.get("arm") == "supsup":
             chosen["weight_epochs"] = 0
         return LearnSettings(**chosen)

@@ -6,6 +6,7 @@ from torch import nn
 from torch.utils.data import Dataset, TensorDataset
 
 from brickyard.continual import Learner, accuracy, masked
+from brickyard.continual.learner import one_cycle
 from brickyard.core.errors import ConfigError, DataError, TrainError
 
 
@@ -186,3 +187,16 @@ def test_a_loss_that_is_not_finite_ends_the_task(mlp, blobs, quick):
             "first", TensorDataset(inputs * float("nan"), labels), num_classes=4
         )
     assert network.tasks.values == ()
+
+
+def test_rates_rise_over_a_tenth_and_fall_to_nothing():
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=2.0)
+    schedule, rates = one_cycle(optimizer, 100), []
+    for _ in range(100):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        schedule.step()
+    assert max(rates) == pytest.approx(2.0, rel=0.01)
+    assert 8 <= rates.index(max(rates)) <= 11
+    assert rates[0] == pytest.approx(0.1)
+    assert rates[-1] < 0.01

@@ -109,7 +109,7 @@ def test_a_layer_in_two_places_stays_one():
 def test_signed_weights_keep_the_spread_for_the_density():
     network = masked(nn.Sequential(nn.Linear(50, 40), nn.Linear(40, 2)), input_shape=(50,), density=0.1)
     pool = network.layers["0"].pool
-    assert pool.abs().unique().tolist() == pytest.approx([math.sqrt(2 / 5)])
+    assert pool.abs().unique().tolist() == pytest.approx([math.sqrt(2 / (50 * math.sqrt(0.1)))])
     assert abs(float(pool.sign().mean())) < 0.1
     same = masked(nn.Sequential(nn.Linear(50, 40), nn.Linear(40, 2)), input_shape=(50,), density=0.1)
     assert torch.equal(same.layers["0"].pool, pool)

@@ -142,7 +142,7 @@ from brickyard.continual import Learner, LearnSettings, TaskFolder
 network = made.cnn()
 folder = TaskFolder({folder!r})
 folder.load_(network)
-settings = LearnSettings(mask_epochs=1, weight_epochs=1, batch_size=16, weight_rate=1e-2)
+settings = LearnSettings(**{settings})
 learner = Learner(network, settings=settings, folder=folder)
 renames, replace = 0, os.replace
 
@@ -169,7 +169,9 @@ def test_a_killed_process_leaves_earlier_tasks_bit_identical(tmp_path, kill_at, 
     settings = quick(mask_epochs=1, weight_epochs=1, batch_size=16)
     Learner(network, settings=settings, folder=folder).learn("task 0", pictures(0), num_classes=3)
     before = hashes(folder.path)
-    script = LEARN.format(here=__file__, folder=str(folder.path), kill_at=kill_at)
+    script = LEARN.format(
+        here=__file__, folder=str(folder.path), kill_at=kill_at, settings=settings.to_json()
+    )
     process = subprocess.Popen([sys.executable, "-c", script], env={**os.environ, "OMP_NUM_THREADS": "1"})
     deadline = time.monotonic() + 60
     while len(folder) < 3 and time.monotonic() < deadline and process.poll() is None:

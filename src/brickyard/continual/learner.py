@@ -228,7 +228,7 @@ class _Run:
             groups.append({"params": self.own, "lr": self.settings.weight_rate})
         optimizer = torch.optim.Adam(groups, fused=True)
         each = steps_of(self.examples, self.settings.batch_size)
-        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs * each)
+        schedule = one_cycle(optimizer, epochs * each)
         means = []
         for _ in range(epochs):
             total = 0.0
@@ -258,6 +258,21 @@ class _Run:
             epochs = settings.mask_epochs + settings.weight_epochs
             self.progress(self.steps, epochs * steps_of(self.examples, settings.batch_size), value)
         return value
+
+
+def one_cycle(optimizer: torch.optim.Optimizer, steps: int) -> torch.optim.lr_scheduler.LRScheduler:
+    """Let learning rates rise to their peak over the first tenth of the steps, then fall to 0 by a cosine.
+
+    Args:
+        optimizer: The optimizer, whose rates are the peaks.
+        steps: Steps in all.
+    """
+
+    def factor(step: int) -> float:
+        progress = (step + 0.5) / steps
+        return progress / 0.1 if progress < 0.1 else 0.5 * (1 + math.cos(math.pi * (progress - 0.1) / 0.9))
+
+    return torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
 
 
 def accuracy(network: TaskNetwork, task: str, examples: Examples, *, batch_size: int = 512) -> float:

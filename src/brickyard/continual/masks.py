@@ -31,18 +31,25 @@ def top_k_mask(magnitudes: Tensor, keep: int) -> Tensor:
         A mask of the same shape with exactly `keep` entries.
     """
     assert 1 <= keep <= magnitudes.numel()
+    if magnitudes.is_cpu:
+        return torch.from_numpy(_top_k(magnitudes.numpy(), keep))
     flat = magnitudes.reshape(-1)
-    if flat.is_cpu:
-        values = flat.numpy()
-        threshold = _kth_largest(values, keep)
-        mask = torch.from_numpy(values >= threshold)  # numpy compares and counts several times faster
-        surplus = int(np.count_nonzero(mask.numpy())) - keep
-    else:
-        threshold = float(flat.topk(keep, sorted=False).values.min())
-        mask = flat >= threshold
-        surplus = int(mask.sum()) - keep
+    threshold = flat.topk(keep, sorted=False).values.min()
+    mask = flat >= threshold
+    surplus = int(mask.sum()) - keep
     if surplus:
         mask[torch.nonzero(flat == threshold).reshape(-1)[-surplus:]] = False
+    return mask.reshape(magnitudes.shape)
+
+
+def _top_k(magnitudes: npt.NDArray[np.floating[Any]], keep: int) -> npt.NDArray[np.bool_]:
+    """The same for arrays: numpy finds, compares and counts several times faster than torch."""
+    flat = magnitudes.reshape(-1)
+    threshold = _kth_largest(flat, keep)
+    mask = flat >= threshold
+    surplus = int(np.count_nonzero(mask)) - keep
+    if surplus:
+        mask[np.flatnonzero(flat == threshold)[-surplus:]] = False
     return mask.reshape(magnitudes.shape)
 
 
@@ -61,7 +68,7 @@ def _kth_largest(values: npt.NDArray[np.floating[Any]], keep: int) -> float:
         parted = np.partition(sample, ends)
         low = parted[first] if first >= 0 else -math.inf
         high = parted[last] if last < count else math.inf
-        band = values[(values >= low) & (values <= high)]
+        band = values[np.flatnonzero((values >= low) & (values <= high))]
         rest = keep - int(np.count_nonzero(values > high))
         if 1 <= rest <= len(band):
             values, keep = band, rest
@@ -75,10 +82,10 @@ class _Popup(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, scores: Tensor, pool: Tensor, keep: int) -> Tensor:
         ctx.save_for_backward(scores, pool)
-        mask = top_k_mask(scores.abs(), keep)
-        if mask.is_cpu and pool.dtype == torch.float32:
-            return pool * torch.from_numpy(mask.numpy().astype(np.float32))
-        return pool * mask
+        if scores.is_cpu:
+            values = scores.numpy()
+            return pool * torch.from_numpy(_top_k(np.abs(values), keep).astype(values.dtype))
+        return pool * top_k_mask(scores.abs(), keep)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:

@@ -200,8 +200,8 @@ def masked(
         head: Path of the linear layer that gives the scores; the last linear layer if None.
         heads: `shared`: one masked head, a task of fewer classes uses its first rows; `own`: each task trains
             a head of its own, which no mask covers.
-        weights: `signed`: random weights of one magnitude per layer, `sqrt(2 / (fan_in * density))`; `kept`:
-            those of the module, such as pretrained ones.
+        weights: `signed`: random weights of one magnitude per layer, `sqrt(2 / (fan_in * sqrt(density)))`;
+            `kept`: those of the module, such as pretrained ones.
         vocab_sizes: Where the module reads token ids: how many different ones.
         seed: Seed of the signs.
 
@@ -287,7 +287,11 @@ def _head_path(module: nn.Module, head: str | None) -> str:
 
 
 def _sign_(pool: Tensor, density: float, generator: torch.Generator) -> None:
-    """Fill with random signs times a magnitude that keeps the spread of activations under a mask."""
-    magnitude = math.sqrt(2.0 / (pool[0].numel() * density))
+    """Fill with random signs times a magnitude between those for all weights and for a random mask.
+
+    Without regard to the density (arXiv 1911.13299), signals vanish at a few per cent and nothing is learned;
+    with all of it, they explode, since a learned mask picks weights that agree.
+    """
+    magnitude = math.sqrt(2.0 / (pool[0].numel() * math.sqrt(density)))
     signs = torch.randint(0, 2, pool.shape, generator=generator).to(pool) * 2 - 1
     pool.copy_(signs * magnitude)

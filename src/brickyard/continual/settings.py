@@ -21,7 +21,7 @@ class LearnSettings:
         mask_epochs: Passes over the examples that train the mask.
         weight_epochs: Passes after them that train the weights; 0 for `supsup`, at least 1 for the others.
         batch_size: Examples per step.
-        mask_rate: Peak learning rate of the scores; Adam, cosine decay to 0.
+        mask_rate: Peak learning rate of the scores; Adam, a tenth of the steps up, then by a cosine to 0.
         weight_rate: Peak learning rate of weights, biases, normalisation and own heads; the same.
         transfer: Where the mask starts from: `off` at random; `best` from the earlier task whose features
             suit the new one best; `average` from all earlier tasks whose features suit it. See
@@ -35,8 +35,8 @@ class LearnSettings:
     mask_epochs: int = 10
     weight_epochs: int = 10
     batch_size: int = 64
-    mask_rate: float = 1e-2
-    weight_rate: float = 1e-3
+    mask_rate: float = 3e-3
+    weight_rate: float = 1e-2
     transfer: Transfer = "off"
     neighbours: int = 10
     transfer_samples: int = 1000
