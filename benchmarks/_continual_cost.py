@@ -1,4 +1,7 @@
-"""What masks cost: bits, the time of a step, the time of a network that was cut out."""
+"""What masks cost: bits, the time of a step, the time of a network that was cut out.
+
+Times are processor times, which other processes disturb less.
+"""
 
 from __future__ import annotations
 
@@ -83,9 +86,9 @@ def _step_ratio(
 ) -> float:
     """Return the median step of both phases, half each, over that of the same network without masks."""
     dense = _dense_steps(build(), data)
-    learner, ends = _learner(build, shape, density), [time.perf_counter()]
+    learner, ends = _learner(build, shape, density), [time.process_time()]
     learner.learn(
-        "first", data, num_classes=10, progress=lambda done, steps, loss: ends.append(time.perf_counter())
+        "first", data, num_classes=10, progress=lambda done, steps, loss: ends.append(time.process_time())
     )
     steps = [end - start for start, end in pairwise(ends[1:])]
     both = statistics.median(steps[: _STEPS - 1]) + statistics.median(steps[_STEPS:])
@@ -98,7 +101,7 @@ def _dense_steps(module: nn.Module, data: TensorDataset) -> list[float]:
     order = torch.randperm(len(data))
     times = []
     for places in order.split(BATCH):
-        started = time.perf_counter()
+        started = time.process_time()
         inputs, labels = data[places]
         loss = F.cross_entropy(module(inputs), labels)
         float(loss.detach())
@@ -106,7 +109,7 @@ def _dense_steps(module: nn.Module, data: TensorDataset) -> list[float]:
         loss.backward()
         optimizer.step()
         schedule.step()
-        times.append(time.perf_counter() - started)
+        times.append(time.process_time() - started)
     return times[1:]
 
 
@@ -126,7 +129,7 @@ def _cut_ratio(
     with torch.no_grad():
         for _ in range(rounds * 100):
             for module, held in zip(modules, times, strict=True):
-                started = time.perf_counter()
+                started = time.process_time()
                 module(x)
-                held.append(time.perf_counter() - started)
+                held.append(time.process_time() - started)
     return statistics.median(times[0]) / statistics.median(times[1])

@@ -92,7 +92,7 @@ def choose_rates(ledger: Ledger, wanted: Wanted) -> None:
             for mask_rate, weight_rate in rates(arm):
                 group = f"{mask_rate:g} {weight_rate:g}"
                 key = {"method": arm, "limit": percent(density), "group": group}
-                if _is_kept(ledger, RATES, wanted, **key):
+                if is_kept(ledger, RATES, wanted, **key):
                     continue
                 plan = Plan(
                     density=density,
@@ -113,7 +113,8 @@ def _densities(arm: str, densities: Sequence[float]) -> Sequence[float]:
     return (1.0,) if arm in DENSE else densities
 
 
-def _is_kept(ledger: Ledger, section: str, wanted: Wanted, **fields: object) -> bool:
+def is_kept(ledger: Ledger, section: str, wanted: Wanted, **fields: object) -> bool:
+    """Tell whether a run is there already, with the same settings."""
     found = pick([row for row in ledger.earlier if row.mode == ledger.mode], section=section, **fields)
     return not wanted.again and any(row.note == wanted.note for row in found)
 
@@ -142,7 +143,7 @@ def run_permuted(ledger: Ledger, wanted: Wanted, *, section: str = PERMUTED) -> 
         for arm in wanted.arms:
             for density in _densities(arm, wanted.densities):
                 key = {"method": arm, "limit": percent(density), "seed": str(seed)}
-                if not _is_kept(ledger, section, wanted, **key):
+                if not is_kept(ledger, section, wanted, **key):
                     mask_rate, weight_rate = best_rates(ledger, arm, density, wanted.note)
                     plan = Plan(
                         density=density,

@@ -12,8 +12,9 @@ CSV file below benchmarks/results.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
+from functools import partial
 
 import _adaptor
 import numpy as np
@@ -32,9 +33,10 @@ from _continual_runs import (
     percent,
     run_permuted,
 )
+from _continual_transfer import KKT, measure_transfer, steps_shares
 from _record import Ledger, Row, columns, pick, say
 
-SECTIONS = (RATES, PERMUTED, HUNDRED, COST)
+SECTIONS = (RATES, PERMUTED, HUNDRED, KKT, COST)
 QUICK = (PERMUTED, COST)
 DENSITIES = (0.02, 0.05, 0.1, 0.5)
 EPOCHS, EXAMPLES, TASKS = 10, 18_000, 10
@@ -53,17 +55,21 @@ TARGETS = {
 }
 
 
-def figures(ledger: Ledger) -> tuple[dict[str, float | None], str]:
+def figures(ledger: Ledger, *, notes: Collection[str]) -> tuple[dict[str, float | None], str]:
     """Boil the rows down.
 
     Args:
         ledger: The rows of this run and of earlier ones.
+        notes: Tasks, examples and epochs of the runs that count.
 
     Returns:
         The figures by name, means over seeds, the worst network and density for costs, the largest change of
         any score for `forgetting`; None where nothing was ever measured. And a table of them.
     """
-    permuted, hundred, cost = (ledger.section(name) for name in (PERMUTED, HUNDRED, COST))
+    permuted, hundred, transfer = (
+        [row for row in ledger.section(name) if row.note in notes] for name in (PERMUTED, HUNDRED, KKT)
+    )
+    cost = ledger.section(COST)
     ours = [*pick(permuted, method=EXSSNET), *pick(hundred, method=EXSSNET)]
     last = pick(hundred, method=EXSSNET, metric=ENDS)
     found: dict[str, list[float]] = {
@@ -72,7 +78,7 @@ def figures(ledger: Ledger) -> tuple[dict[str, float | None], str]:
         "forgetting": [row.value for row in pick(ours, metric=CHANGE)],
         "bits_over_entropy": _values(cost, BITS),
         "last10_vs_first10_points": [100 * row.value for row in last],
-        "kkt_steps_share": [],
+        "kkt_steps_share": steps_shares(transfer),
         "step_overhead": _values(cost, STEP),
         "cut_overhead": _values(cost, CUT),
     }
@@ -92,7 +98,8 @@ def _values(rows: Sequence[Row], metric: str) -> list[float]:
     return [row.value for row in pick(rows, metric=metric)]
 
 
-def _measure(ledger: Ledger, arguments: argparse.Namespace, wanted: Sequence[str]) -> None:
+def _plans(arguments: argparse.Namespace) -> tuple[Wanted, Wanted, Wanted]:
+    """Return what is wanted of the sections with few tasks, of the one with many, and of transfer."""
     quick = arguments.quick
     plan = Wanted(
         seeds=arguments.seeds[:1] if quick else arguments.seeds,
@@ -105,11 +112,17 @@ def _measure(ledger: Ledger, arguments: argparse.Namespace, wanted: Sequence[str
     )
     densities = arguments.densities or (0.02,)
     many = replace(plan, arms=[EXSSNET], densities=densities, tasks=arguments.tasks or 100)
+    return plan, many, replace(plan, densities=arguments.densities or (0.1,))
+
+
+def _measure(ledger: Ledger, arguments: argparse.Namespace, wanted: Sequence[str]) -> None:
+    plan, many, turned = _plans(arguments)
     parts: dict[str, Callable[[], None]] = {
         RATES: lambda: choose_rates(ledger, plan),
         PERMUTED: lambda: run_permuted(ledger, plan),
         HUNDRED: lambda: run_permuted(ledger, many, section=HUNDRED),
-        COST: lambda: measure_cost(ledger, plan.densities, rounds=1 if quick else 5),
+        KKT: lambda: measure_transfer(ledger, turned),
+        COST: lambda: measure_cost(ledger, plan.densities, rounds=1 if arguments.quick else 5),
     }
     for name in wanted:
         if name != COST and _adaptor.data_folder() is None:
@@ -157,7 +170,10 @@ def main() -> None:
     wanted = begin(arguments, SECTIONS, QUICK)
     ledger = ledger_of(arguments, "continual")
     _measure(ledger, arguments, wanted)
-    finish(ledger, arguments, SECTIONS, figures)
+    full = argparse.Namespace(**{**vars(arguments), **dict.fromkeys(("epochs", "examples", "tasks"))})
+    full.quick = False
+    notes = {plan.note for plan in (*_plans(arguments), *_plans(full))}
+    finish(ledger, arguments, SECTIONS, partial(figures, notes=notes))
 
 
 if __name__ == "__main__":
