@@ -25,16 +25,16 @@ from brickyard.continual.learner import one_cycle
 
 COST = "cost"
 BITS, STEP, CUT = "bits of a mask over its entropy", "masked step over dense step", "cut over hand-built"
-_STEPS = 30
+_STEPS = 16
 
 
 def conv_net() -> nn.Sequential:
     """Build a small convolutional network for pictures of 32 x 32 pixels."""
     layers: list[nn.Module] = []
-    for width_in, width_out, stride in ((3, 32, 1), (32, 32, 1), (32, 64, 2), (64, 64, 1), (64, 128, 2)):
+    for width_in, width_out, stride in ((3, 16, 1), (16, 16, 1), (16, 32, 2), (32, 32, 1), (32, 64, 2)):
         conv = nn.Conv2d(width_in, width_out, 3, stride, 1, bias=False)
         layers += [conv, nn.BatchNorm2d(width_out), nn.ReLU()]
-    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(128, 10, bias=False))
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 10, bias=False))
 
 
 NETWORKS: dict[str, tuple[Callable[[], nn.Sequential], tuple[int, ...]]] = {

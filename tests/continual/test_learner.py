@@ -120,17 +120,19 @@ def test_a_task_that_fails_leaves_the_network_as_it_was(after, error, blobs, qui
     network = masked(plain, input_shape=(16,), density=0.3)
     learner = Learner(network, settings=quick(mask_epochs=2, weight_epochs=2))
     learner.learn("first", blobs(), num_classes=4)
+    learner.learn("other", blobs(2), num_classes=4)
+    network.network.configure({"task": "first"})
     before, x = state_of(network), blobs().tensors[0]
     answers = network.scores("first", x)
     with pytest.raises(error):
         learner.learn("second", _Fails(blobs(1), after=after, error=error), num_classes=4)
     assert equal(before, state_of(network))
-    assert network.tasks.values == ("first",)
-    assert len(network.records) == 1
+    assert (network.tasks.values, network.tasks.value) == (("first", "other"), "first")
+    assert len(network.records) == 2
     assert not network.network.training
     assert torch.equal(network.scores("first", x), answers)
     learner.learn("second", blobs(1), num_classes=4)
-    assert network.tasks.values == ("first", "second")
+    assert network.tasks.values == ("first", "other", "second")
 
 
 def test_a_dataset_item_by_item_is_read_like_tensors(mlp, blobs, quick):

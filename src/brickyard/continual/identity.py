@@ -3,10 +3,10 @@
 All masks are mixed with weights that add up to 1; the right mask is the one whose weight, if raised, would
 make the scores surer: the gradient of their entropy with respect to the weights tells. One-shot takes the
 steepest descent at equal weights; binary search drops the worse half of the tasks again and again. Biases
-and normalisation, which belong to tasks here, are mixed with the same weights. Both need superfluous outputs,
-scores of classes that never occur, to be sure (section 3.4 there): learn tasks with several times as many
-classes as there are. The sure way without, whose time grows with the number of tasks, is there too: the
-entropy of each task's own scores.
+and normalisation, which belong to tasks here, are mixed with the same weights. Superfluous outputs, scores of
+classes that never occur, make both surer (section 3.4 there): learn tasks with several times as many classes
+as there are. The surest way, whose time grows with the number of tasks, is there too: the entropy of each
+task's own scores.
 """
 
 from __future__ import annotations

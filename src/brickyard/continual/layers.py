@@ -121,8 +121,6 @@ class MaskedLayer(TaskBrick):
         self.where: tuple[Tensor, ...] = ()
         self._ready: tuple[int, int, Tensor] | None = None
 
-    # -- what is active
-
     def mask(self, number: int) -> Tensor:
         """Return the mask of a task, of the pool's shape."""
         return unpack(self.get_buffer(f"mask{number}"), self.pool.shape)
@@ -188,8 +186,6 @@ class MaskedLayer(TaskBrick):
         plain.register_parameter("weight", nn.Parameter(weight))
         plain.register_parameter("bias", None if bias is None else nn.Parameter(bias))
         return plain
-
-    # -- learning a task
 
     def add_task(self, *, num_classes: int) -> None:
         """Give the new task a bias of its own; its mask comes with `begin_masks` and `fix_mask`."""

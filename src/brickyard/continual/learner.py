@@ -97,6 +97,7 @@ class Learner:
         steps_of(examples, self.settings.batch_size)  # refuses a dataset without examples or length
         take(examples, [0])
         tasks, number = self.network.tasks, len(self.network.records)
+        in_use = tasks.value
         tasks.add(name)
         seed = int(np.random.SeedSequence([self.settings.seed, number]).generate_state(1)[0])
         devices = {tensor.device for tensor in self.network.network.parameters()}
@@ -120,6 +121,7 @@ class Learner:
             for part in added:
                 part.drop_task()
             tasks.drop()
+            tasks.value = in_use
             raise
         finally:
             self.network.network.eval()
