@@ -217,7 +217,7 @@ ARMS: dict[str, Callable[[Plan], Method]] = {
 DENSE = (INDEPENDENT, NAIVE)
 """Methods that use all weights, whatever the density."""
 
-MASK_RATES, WEIGHT_RATES, DENSE_RATES = (1e-3, 3e-3, 1e-2), (3e-3, 1e-2, 3e-2), (3e-4, 1e-3, 3e-3)
+MASK_RATES, WEIGHT_RATES, DENSE_RATES = (1e-3, 3e-3, 1e-2), (3e-3, 1e-2, 3e-2), (3e-4, 1e-3, 3e-3, 1e-2)
 
 
 def rates(arm: str) -> list[tuple[float, float]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import _adaptor
@@ -12,13 +12,16 @@ from _continual_arms import ARMS, DENSE, EXSSNET, SUPSUP, Masks, Plan, rates
 from _record import Ledger, Row, pick, say
 from torch.utils.data import TensorDataset
 
-from brickyard.continual import Outcome, StreamTask, permuted_tasks, run_stream
+from brickyard.continual import Outcome, StreamTask, infer_task, permuted_tasks, run_stream
+from brickyard.continual.examples import take
+from brickyard.continual.identity import METHODS
 
 PERMUTED, RATES, HUNDRED = "permuted", "rates", "hundred"
 ENDS = "accuracy of the last ten tasks less that of the first ten"
 AVERAGE, CHANGE = "average accuracy", "largest change of a score of an old task"
 _MEAN, _STD = 0.1307, 0.3081
 _HELD_OUT = 2000
+_PICTURES = 128  # by which the task is inferred
 _RATE_TASKS, _RATE_SEED = 2, 1000  # tasks and seed for the choice of rates, none of which is measured later
 
 
@@ -45,9 +48,14 @@ class Wanted:
     again: bool
 
     @property
+    def rates_note(self) -> str:
+        """What kept rates must agree on."""
+        return f"{self.examples} examples, {self.epochs} epochs"
+
+    @property
     def note(self) -> str:
         """What a kept run must agree on."""
-        return f"{self.tasks} tasks, {self.examples} examples, {self.epochs} epochs"
+        return f"{self.tasks} tasks, {self.rates_note}"
 
 
 def percent(density: float) -> str:
@@ -92,7 +100,7 @@ def choose_rates(ledger: Ledger, wanted: Wanted) -> None:
             for mask_rate, weight_rate in rates(arm):
                 group = f"{mask_rate:g} {weight_rate:g}"
                 key = {"method": arm, "limit": percent(density), "group": group}
-                if is_kept(ledger, RATES, wanted, **key):
+                if is_kept(ledger, RATES, wanted, note=wanted.rates_note, **key):
                     continue
                 plan = Plan(
                     density=density,
@@ -105,7 +113,7 @@ def choose_rates(ledger: Ledger, wanted: Wanted) -> None:
                 stream = permuted_tasks(train, test, num_tasks=_RATE_TASKS, num_classes=10, seed=_RATE_SEED)
                 found = float(run_stream(ARMS[arm](plan), stream).learned.mean())
                 say(f"   {arm}, {percent(density)}, rates {group}: {found:.4f} on held-out examples")
-                more = {**key, "seed": _RATE_SEED, "count": _HELD_OUT, "note": wanted.note}
+                more = {**key, "seed": _RATE_SEED, "count": _HELD_OUT, "note": wanted.rates_note}
                 ledger.add(RATES, metric="accuracy on held-out examples", value=found, **more)
 
 
@@ -116,7 +124,7 @@ def _densities(arm: str, densities: Sequence[float]) -> Sequence[float]:
 def is_kept(ledger: Ledger, section: str, wanted: Wanted, **fields: object) -> bool:
     """Tell whether a run is there already, with the same settings."""
     found = pick([row for row in ledger.earlier if row.mode == ledger.mode], section=section, **fields)
-    return not wanted.again and any(row.note == wanted.note for row in found)
+    return bool(found) and not wanted.again
 
 
 def best_rates(ledger: Ledger, arm: str, density: float, note: str) -> tuple[float, float]:
@@ -143,8 +151,8 @@ def run_permuted(ledger: Ledger, wanted: Wanted, *, section: str = PERMUTED) -> 
         for arm in wanted.arms:
             for density in _densities(arm, wanted.densities):
                 key = {"method": arm, "limit": percent(density), "seed": str(seed)}
-                if not is_kept(ledger, section, wanted, **key):
-                    mask_rate, weight_rate = best_rates(ledger, arm, density, wanted.note)
+                if not is_kept(ledger, section, wanted, note=wanted.note, **key):
+                    mask_rate, weight_rate = best_rates(ledger, arm, density, wanted.rates_note)
                     plan = Plan(
                         density=density,
                         num_tasks=wanted.tasks,
@@ -153,12 +161,14 @@ def run_permuted(ledger: Ledger, wanted: Wanted, *, section: str = PERMUTED) -> 
                         mask_rate=mask_rate,
                         weight_rate=weight_rate,
                     )
-                    stream = permuted_tasks(train, test, num_tasks=wanted.tasks, num_classes=10, seed=seed)
+                    stream = list(
+                        permuted_tasks(train, test, num_tasks=wanted.tasks, num_classes=10, seed=seed)
+                    )
                     _run(ledger, section, arm, plan, stream, note=wanted.note)
 
 
 def _run(
-    ledger: Ledger, section: str, arm: str, plan: Plan, stream: Iterable[StreamTask], *, note: str
+    ledger: Ledger, section: str, arm: str, plan: Plan, stream: Sequence[StreamTask], *, note: str
 ) -> None:
     method = ARMS[arm](plan)
 
@@ -171,6 +181,12 @@ def _run(
         records = method.network.records
         numbers["free share of the last mask"] = records[-1].free_share
         numbers["free share of the pool"] = method.network.free_share()
+        for how in METHODS:
+            found = [
+                infer_task(method.network, take(task.test, range(_PICTURES))[0], method=how) == task.name
+                for task in stream
+            ]
+            numbers[f"share of tasks found, {how}"] = float(np.mean(found))
     for metric, value in numbers.items():
         ledger.add(
             section,

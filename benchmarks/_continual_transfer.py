@@ -76,7 +76,7 @@ def measure_transfer(ledger: Ledger, wanted: Wanted) -> None:
                     "limit": percent(wanted.densities[0]),
                     "seed": str(seed),
                 }
-                if not is_kept(ledger, KKT, wanted, **key):
+                if not is_kept(ledger, KKT, wanted, note=wanted.note, **key):
                     _run(ledger, wanted, stream(seed), epochs=epochs, **key)
 
 
@@ -84,7 +84,7 @@ def _run(
     ledger: Ledger, wanted: Wanted, stream: Iterator[StreamTask], *, epochs: int, seed: str, **key: str
 ) -> None:
     density = wanted.densities[0]
-    mask_rate, weight_rate = best_rates(ledger, EXSSNET, density, wanted.note)
+    mask_rate, weight_rate = best_rates(ledger, EXSSNET, density, wanted.rates_note)
     network = masked(lenet(), input_shape=(784,), density=density, seed=int(seed))
     settings = LearnSettings(
         mask_epochs=wanted.epochs // 2,
