@@ -251,3 +251,23 @@ def multi30k() -> PairSource:
             sides.append(tuple(line.strip() for line in text.removesuffix("\n").split("\n")))
         parts.append(Pairs(*sides))
     return PairSource("multi30k", *parts, {"kind": "pairs", "location": "Multi30k, English to German"})
+
+
+@cache
+def mnist() -> tuple[
+    npt.NDArray[np.uint8], npt.NDArray[np.int64], npt.NDArray[np.uint8], npt.NDArray[np.int64]
+]:
+    """Read MNIST: 20,000 of its grey pictures of 28 pixels to train on, 10,000 to test on.
+
+    Returns:
+        Pictures `[count, 28, 28]` and digits `[count]` to train on, and the same to test on.
+
+    Raises:
+        FileNotFoundError: The folder of real data is not named, or lacks it.
+    """
+    folder = _needed("mnist")
+    parts = [
+        np.load(io.BytesIO(lzma.decompress((folder / f"{name}.npy.xz").read_bytes())))
+        for name in ("train20k_images", "train20k_labels", "test_images", "test_labels")
+    ]
+    return parts[0], parts[1].astype(np.int64), parts[2], parts[3].astype(np.int64)

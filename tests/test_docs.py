@@ -83,3 +83,10 @@ def test_python_of_the_search_page_runs(tmp_path, monkeypatch):
     names: dict[str, object] = {}
     for block in blocks(ROOT / "docs" / "search.md", "python"):
         exec(compile(block, "search.md", "exec"), names)
+
+
+def test_python_of_the_continual_page_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, object] = {}
+    for block in blocks(ROOT / "docs" / "continual.md", "python"):
+        exec(compile(block, "continual.md", "exec"), names)

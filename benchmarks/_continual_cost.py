@@ -1,0 +1,135 @@
+"""What masks cost: bits, the time of a step, the time of a network that was cut out.
+
+Times are processor times, which other processes disturb less.
+"""
+
+from __future__ import annotations
+
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+from pathlib import Path
+
+import torch
+from _continual_arms import BATCH, lenet
+from _continual_runs import percent
+from _record import Ledger, say
+from torch import nn
+from torch.nn import functional as F
+from torch.utils.data import TensorDataset
+
+from brickyard.continual import Learner, LearnSettings, TaskFolder, masked
+from brickyard.continual.learner import one_cycle
+
+COST = "cost"
+BITS, STEP, CUT = "bits of a mask over its entropy", "masked step over dense step", "cut over hand-built"
+_STEPS = 16
+
+
+def conv_net() -> nn.Sequential:
+    """Build a small convolutional network for pictures of 32 x 32 pixels."""
+    layers: list[nn.Module] = []
+    for width_in, width_out, stride in ((3, 16, 1), (16, 16, 1), (16, 32, 2), (32, 32, 1), (32, 64, 2)):
+        conv = nn.Conv2d(width_in, width_out, 3, stride, 1, bias=False)
+        layers += [conv, nn.BatchNorm2d(width_out), nn.ReLU()]
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 10, bias=False))
+
+
+NETWORKS: dict[str, tuple[Callable[[], nn.Sequential], tuple[int, ...]]] = {
+    "LeNet-300-100": (lenet, (784,)),
+    "conv net": (conv_net, (3, 32, 32)),
+}
+
+
+def measure_cost(ledger: Ledger, densities: Sequence[float], *, rounds: int) -> None:
+    """Measure bits, steps and cut networks.
+
+    Args:
+        ledger: Takes the rows.
+        densities: Densities.
+        rounds: How often steps and latencies are measured, in turns with what they are compared with.
+    """
+    for name, (build, shape) in NETWORKS.items():
+        data = TensorDataset(torch.randn(BATCH * _STEPS, *shape), torch.randint(0, 10, (BATCH * _STEPS,)))
+        for density in densities:
+            where = {"limit": percent(density), "count": rounds, "group": name}
+            ledger.add(COST, "ExSSNeT", BITS, _bits(build, shape, data, density), **where)
+            ratios = [_step_ratio(build, shape, data, density) for _ in range(rounds)]
+            ledger.add(COST, "ExSSNeT", STEP, statistics.median(ratios), **where)
+            ledger.add(COST, "ExSSNeT", CUT, _cut_ratio(build, shape, data, density, rounds), **where)
+            say(f"   {name}, {percent(density)}: step {statistics.median(ratios):.2f} of a dense one")
+
+
+def _learner(
+    build: Callable[[], nn.Sequential], shape: tuple[int, ...], density: float, *, epochs: int = 1
+) -> Learner:
+    settings = LearnSettings(mask_epochs=epochs, weight_epochs=epochs, batch_size=BATCH)
+    return Learner(masked(build(), input_shape=shape, density=density), settings=settings)
+
+
+def _bits(
+    build: Callable[[], nn.Sequential], shape: tuple[int, ...], data: TensorDataset, density: float
+) -> float:
+    """Return the size of a learned mask's file over its entropy."""
+    learner = _learner(build, shape, density)
+    with tempfile.TemporaryDirectory() as name:
+        learner.folder = TaskFolder.create(Path(name) / "tasks", learner.network)
+        learner.learn("first", data, num_classes=10)
+        (stored,) = learner.folder.stored()
+    return stored.mask_bits / stored.entropy
+
+
+def _step_ratio(
+    build: Callable[[], nn.Sequential], shape: tuple[int, ...], data: TensorDataset, density: float
+) -> float:
+    """Return the median step of both phases, half each, over that of the same network without masks."""
+    dense = _dense_steps(build(), data)
+    learner, ends = _learner(build, shape, density), [time.process_time()]
+    learner.learn(
+        "first", data, num_classes=10, progress=lambda done, steps, loss: ends.append(time.process_time())
+    )
+    steps = [end - start for start, end in pairwise(ends[1:])]
+    both = statistics.median(steps[: _STEPS - 1]) + statistics.median(steps[_STEPS:])
+    return both / 2 / statistics.median(dense)
+
+
+def _dense_steps(module: nn.Module, data: TensorDataset) -> list[float]:
+    optimizer = torch.optim.Adam(module.parameters(), 1e-3, fused=True)
+    schedule = one_cycle(optimizer, _STEPS)
+    order = torch.randperm(len(data))
+    times = []
+    for places in order.split(BATCH):
+        started = time.process_time()
+        inputs, labels = data[places]
+        loss = F.cross_entropy(module(inputs), labels)
+        float(loss.detach())
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+        times.append(time.process_time() - started)
+    return times[1:]
+
+
+def _cut_ratio(
+    build: Callable[[], nn.Sequential],
+    shape: tuple[int, ...],
+    data: TensorDataset,
+    density: float,
+    rounds: int,
+) -> float:
+    """Return the median latency of one input of a network that was cut out over one built by hand."""
+    learner = _learner(build, shape, density)
+    learner.learn("first", data, num_classes=10)
+    modules = [learner.network.extract("first").eval(), build().eval()]
+    x = torch.randn(1, *shape)
+    times: list[list[float]] = [[], []]
+    with torch.no_grad():
+        for _ in range(rounds * 100):
+            for module, held in zip(modules, times, strict=True):
+                started = time.process_time()
+                module(x)
+                held.append(time.process_time() - started)
+    return statistics.median(times[0]) / statistics.median(times[1])

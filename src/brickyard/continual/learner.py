@@ -1,0 +1,294 @@
+"""Learns task after task without forgetting: ExSSNeT, SSNeT and SupSup (arXiv 2210.10209, 2006.14769).
+
+First the mask is trained by edge-popup over weights that stand still, then the weights under it. What
+differs from the original code: the state after the last epoch is kept, never one that was picked on test
+data; the weights that may change are a parameter of their own, so no optimizer can reach the others; every
+phase has a fresh optimizer.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from brickyard.continual.examples import Examples, epoch, everything, steps_of, take
+from brickyard.continual.layers import MaskedLayer, OwnPart
+from brickyard.continual.network import TaskNetwork, TaskRecord
+from brickyard.continual.settings import LearnSettings
+from brickyard.continual.store import TaskFolder
+from brickyard.continual.transfer import Suited, find_suited, start_scores
+from brickyard.core.errors import ConfigError, DataError, TrainError
+
+Progress = Callable[[int, int, float], None]
+"""Called after each step with the steps done, all steps, and the loss."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Learned:
+    """How learning a task went.
+
+    Attributes:
+        record: What is known of the task.
+        losses: Mean loss of each epoch, those of the mask first.
+        suited: How well earlier tasks suited; None without transfer, or for the first task.
+        transfer_seconds: Time that the comparison of features took.
+        seconds: Time of everything else.
+    """
+
+    record: TaskRecord
+    losses: tuple[float, ...]
+    suited: Suited | None
+    transfer_seconds: float
+    seconds: float
+
+
+class Learner:
+    """Teaches a network one task after the other.
+
+    Args:
+        network: The network, changed in place.
+        settings: How tasks are learned.
+        folder: Where each task is written once it is learned; None for nowhere. Tasks that the network has
+            and the folder lacks are written at once.
+
+    Raises:
+        ArtifactError: The folder is of another network, or has other tasks.
+
+    Example:
+        >>> learner = Learner(masked(module, input_shape=(784,)), settings=LearnSettings(seed=1))
+        >>> learner.learn("digits", TensorDataset(images, labels), num_classes=10)
+        >>> learner.network.scores("digits", images)
+    """
+
+    def __init__(
+        self, network: TaskNetwork, *, settings: LearnSettings, folder: TaskFolder | None = None
+    ) -> None:
+        self.network, self.settings, self.folder = network, settings, folder
+        if folder is not None:
+            folder.append(network)
+
+    def learn(
+        self, name: str, examples: Examples, *, num_classes: int, progress: Progress | None = None
+    ) -> Learned:
+        """Learn a task; when this ends by an error or an interrupt, the network is as it was before.
+
+        Args:
+            name: Name of the task.
+            examples: Pairs of an input and a class index below `num_classes`.
+            num_classes: Number of classes.
+            progress: Called after each step.
+
+        Returns:
+            How it went.
+
+        Raises:
+            ConfigError: The name is taken, or the shared head has too few rows.
+            DataError: The examples are not such pairs.
+            TrainError: The loss is not finite.
+        """
+        self._check(num_classes)
+        steps_of(examples, self.settings.batch_size)  # refuses a dataset without examples or length
+        take(examples, [0])
+        tasks, number = self.network.tasks, len(self.network.records)
+        in_use = tasks.value
+        tasks.add(name)
+        seed = int(np.random.SeedSequence([self.settings.seed, number]).generate_state(1)[0])
+        devices = {tensor.device for tensor in self.network.network.parameters()}
+        added = []
+        try:
+            with torch.random.fork_rng([device for device in devices if device.type == "cuda"]):
+                torch.manual_seed(seed)
+                for part in self.network.parts.values():
+                    part.add_task(num_classes=num_classes)
+                    added.append(part)
+                run = _Run(
+                    self.network,
+                    self.settings,
+                    examples,
+                    num_classes=num_classes,
+                    seed=seed,
+                    progress=progress,
+                )
+                learned = run.learn(name)
+        except BaseException:
+            for part in added:
+                part.drop_task()
+            tasks.drop()
+            tasks.value = in_use
+            raise
+        finally:
+            self.network.network.eval()
+            self.network.network.requires_grad_(False)
+        for layer in self.network.layers.values():
+            layer.close_task()
+        self.network.records.append(learned.record)
+        if self.folder is not None:
+            self.folder.append(self.network)
+        return learned
+
+    def _check(self, num_classes: int) -> None:
+        head = self.network.head
+        rows = head.pool.shape[0] if isinstance(head, MaskedLayer) else None
+        if num_classes < 1 or (rows is not None and num_classes > rows):
+            most = "" if rows is None else f" and at most {rows}, the rows of the shared head"
+            raise ConfigError(
+                f"num_classes = {num_classes} must be at least 1{most}; heads='own' gives each task its own",
+                path="num_classes",
+                value=num_classes,
+            )
+
+
+class _Run:
+    """The learning of one task."""
+
+    def __init__(
+        self,
+        network: TaskNetwork,
+        settings: LearnSettings,
+        examples: Examples,
+        *,
+        num_classes: int,
+        seed: int,
+        progress: Progress | None,
+    ) -> None:
+        self.network, self.settings, self.examples = network, settings, examples
+        self.num_classes, self.progress = num_classes, progress
+        self.generator = torch.Generator().manual_seed(seed)
+        self.layers = list(network.layers.values())
+        self.own = [tensor for part in network.parts.values() for tensor in part.trained()]
+        for tensor in self.own:
+            tensor.requires_grad_(True)
+        self.steps = 0
+
+    def learn(self, name: str) -> Learned:
+        started = time.perf_counter()
+        suited, transfer_seconds = self._begin_masks()
+        self._train_mode()
+        scores = [layer.scores for layer in self.layers if layer.scores is not None]
+        losses = self._phase(scores, self.settings.mask_rate, self.settings.mask_epochs)
+        for layer in self.layers:
+            layer.fix_mask()
+        kept = sum(layer.keep for layer in self.layers)
+        new = sum(int((layer.mask(len(layer.rows) - 1) & ~layer.taken).sum()) for layer in self.layers)
+        if self.settings.arm != "supsup":
+            for layer in self.layers:
+                layer.begin_weights(exclusive=self.settings.arm == "exssnet")
+            weights = [layer.free for layer in self.layers if layer.free is not None]
+            losses += self._phase(weights, self.settings.weight_rate, self.settings.weight_epochs)
+            for layer in self.layers:
+                layer.keep_weights()
+        record = TaskRecord(
+            name=name, num_classes=self.num_classes, arm=self.settings.arm, free_share=new / kept
+        )
+        seconds = time.perf_counter() - started - transfer_seconds
+        return Learned(
+            record=record,
+            losses=tuple(losses),
+            suited=suited,
+            transfer_seconds=transfer_seconds,
+            seconds=seconds,
+        )
+
+    def _begin_masks(self) -> tuple[Suited | None, float]:
+        for layer in self.layers:
+            layer.begin_masks(self._fresh(layer.pool))
+        if self.settings.transfer == "off" or len(self.network.tasks.values) == 1:
+            return None, 0.0
+        started = time.perf_counter()
+        suited = find_suited(self.network, self.examples, settings=self.settings, generator=self.generator)
+        if suited.start:
+            scores = start_scores(self.network, suited.start, self._fresh)
+            for path, layer in self.network.layers.items():
+                layer.begin_masks(scores[path])
+        return suited, time.perf_counter() - started
+
+    def _fresh(self, pool: Tensor) -> Tensor:
+        """Draw scores as linear layers draw weights: uniform, up to one over the root of the fan-in."""
+        bound = 1 / math.sqrt(pool[0].numel())
+        drawn = torch.rand(pool.shape, generator=self.generator) * (2 * bound) - bound
+        return drawn.to(pool)
+
+    def _train_mode(self) -> None:
+        """Train the new task's parts and dropout; all else, which no task may change, stays in evaluation."""
+        self.network.network.eval()
+        for module in self.network.network.modules():
+            if isinstance(module, OwnPart):
+                module.parts[-1].train()
+            elif isinstance(module, nn.modules.dropout._DropoutNd):
+                module.train()
+
+    def _phase(self, tensors: list[nn.Parameter], rate: float, epochs: int) -> list[float]:
+        groups = [{"params": tensors, "lr": rate}]
+        if self.own:
+            groups.append({"params": self.own, "lr": self.settings.weight_rate})
+        optimizer = torch.optim.Adam(groups, fused=True)
+        each = steps_of(self.examples, self.settings.batch_size)
+        schedule = one_cycle(optimizer, epochs * each)
+        means = []
+        for _ in range(epochs):
+            total = 0.0
+            for inputs, labels in epoch(self.examples, self.settings.batch_size, self.generator):
+                total += self._step(inputs, labels, optimizer)
+                schedule.step()
+            means.append(total / each)
+        return means
+
+    def _step(self, inputs: Tensor, labels: Tensor, optimizer: torch.optim.Optimizer) -> float:
+        device = self.network.head_device
+        if int(labels.min()) < 0 or int(labels.max()) >= self.num_classes:
+            raise DataError(
+                f"class indices from {int(labels.min())} to {int(labels.max())} came; a task of "
+                f"{self.num_classes} classes has 0 to {self.num_classes - 1}"
+            )
+        loss = F.cross_entropy(self.network.network(inputs.to(device)), labels.to(device))
+        value = float(loss.detach())
+        if not math.isfinite(value):
+            raise TrainError(f"the loss is {value}; lower mask_rate or weight_rate and learn the task again")
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+        self.steps += 1
+        if self.progress is not None:
+            settings = self.settings
+            epochs = settings.mask_epochs + settings.weight_epochs
+            self.progress(self.steps, epochs * steps_of(self.examples, settings.batch_size), value)
+        return value
+
+
+def one_cycle(optimizer: torch.optim.Optimizer, steps: int) -> torch.optim.lr_scheduler.LRScheduler:
+    """Let learning rates rise to their peak over the first tenth of the steps, then fall to 0 by a cosine.
+
+    Args:
+        optimizer: The optimizer, whose rates are the peaks.
+        steps: Steps in all.
+    """
+
+    def factor(step: int) -> float:
+        progress = (step + 0.5) / steps
+        return progress / 0.1 if progress < 0.1 else 0.5 * (1 + math.cos(math.pi * (progress - 0.1) / 0.9))
+
+    return torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+
+
+def accuracy(network: TaskNetwork, task: str, examples: Examples, *, batch_size: int = 512) -> float:
+    """Return the share of examples whose class a task's network gives the largest score.
+
+    Args:
+        network: The network.
+        task: Name of the task.
+        examples: Pairs of an input and a class index.
+        batch_size: Examples that are computed at once.
+
+    Raises:
+        ConfigError: There is no such task.
+    """
+    inputs, labels = everything(examples)
+    found = network.scores(task, inputs.to(network.head_device), batch_size=batch_size).argmax(1)
+    return float((found.cpu() == labels).float().mean())

@@ -1,0 +1,71 @@
+"""Everything that decides how a task is learned."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from brickyard.continual.network import Arm
+from brickyard.core.errors import TrainError
+
+Transfer = Literal["off", "best", "average"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class LearnSettings:
+    """Everything that decides how tasks are learned.
+
+    Attributes:
+        arm: `exssnet` trains only weights that no earlier task's mask holds, so nothing is forgotten; `ssnet`
+            trains all weights under the mask, which changes earlier tasks; `supsup` trains none.
+        mask_epochs: Passes over the examples that train the mask.
+        weight_epochs: Passes after them that train the weights; 0 for `supsup`, at least 1 for the others.
+        batch_size: Examples per step.
+        mask_rate: Peak learning rate of the scores; Adam, a tenth of the steps up, then by a cosine to 0.
+        weight_rate: Peak learning rate of weights, biases, normalisation and own heads; the same.
+        transfer: Where the mask starts from: `off` at random; `best` from the earlier task whose features
+            suit the new one best; `average` from all earlier tasks whose features suit it. See
+            `brickyard.continual.transfer`.
+        neighbours: Neighbours that vote when features are compared.
+        transfer_samples: Most examples that features are compared on.
+        seed: Seed of scores, heads and order of the examples; each task draws its own from it.
+    """
+
+    arm: Arm = "exssnet"
+    mask_epochs: int = 10
+    weight_epochs: int = 10
+    batch_size: int = 64
+    mask_rate: float = 3e-3
+    weight_rate: float = 1e-2
+    transfer: Transfer = "off"
+    neighbours: int = 10
+    transfer_samples: int = 1000
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Check the settings.
+
+        Raises:
+            TrainError: A value is out of range, or does not go with the arm.
+        """
+        for name, allowed in (
+            ("arm", ("exssnet", "ssnet", "supsup")),
+            ("transfer", ("off", "best", "average")),
+        ):
+            if getattr(self, name) not in allowed:
+                raise TrainError(f"{name} = {getattr(self, name)!r} is not one of {', '.join(allowed)}")
+        for name in ("mask_epochs", "batch_size", "neighbours", "transfer_samples"):
+            if getattr(self, name) < 1:
+                raise TrainError(f"{name} = {getattr(self, name)} must be at least 1")
+        for name in ("mask_rate", "weight_rate"):
+            if not getattr(self, name) > 0:
+                raise TrainError(f"{name} = {getattr(self, name)} must be above 0")
+        if (self.arm == "supsup") != (self.weight_epochs == 0) or self.weight_epochs < 0:
+            raise TrainError(
+                f"weight_epochs = {self.weight_epochs} does not go with arm {self.arm!r}: supsup trains no "
+                "weights and needs 0, the others at least 1"
+            )
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the settings as JSON values."""
+        return asdict(self)
