@@ -179,9 +179,7 @@ def supernets(ledger: Ledger, kept: Path, results: Path, *, seeds: Sequence[int]
         results: Folder of the evaluations.
         seeds: Seeds of both.
     """
-    import optuna
-
-    optuna.logging.set_verbosity(optuna.logging.CRITICAL)
+    _be_quiet()
     for name, source in NETWORKS.items():
         network = open_supernet(source, kept)
         if network is None:
@@ -199,6 +197,13 @@ def supernets(ledger: Ledger, kept: Path, results: Path, *, seeds: Sequence[int]
             ratio = found / other if other else float("nan")
             ledger.add("supernets", OURS, "ratio of hypervolumes", ratio, count=len(ours), **more)
             say(f"   {name}, seed {seed}: {found:.4g}, NSGA-II {other:.4g} after {len(peer)}")
+
+
+def _be_quiet() -> None:
+    """Keep Optuna from telling of every trial."""
+    import optuna
+
+    optuna.logging.set_verbosity(optuna.logging.CRITICAL)
 
 
 def _ours(measured: Measured, seed: int, evaluations: int, **more: Any) -> Values:
@@ -264,6 +269,7 @@ def warm_start_supernet(ledger: Ledger, kept: Path, results: Path, *, seeds: Seq
 
     from brickyard.search import WarmStart
 
+    _be_quiet()
     first, second = (open_supernet(NETWORKS["vision"], kept, runtime=name) for name in ("ort", "openvino"))
     if first is None or second is None:
         say("   vision: no trained super-network to search; _train_supernets.py trains it")
