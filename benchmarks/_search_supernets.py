@@ -39,14 +39,14 @@ class Supernet:
         evaluate: Measures a config; gives the objectives by name.
         canonical: From a config to one that computes the same.
         objectives: Names of the objectives, that of quality first; see `brickyard.search.Objective.parse`.
-        weights: Digest of its weights.
+        digest: Digest of its weights and of what it is judged by.
     """
 
     space: Space
     evaluate: Callable[[Config], Mapping[str, float]]
     canonical: Callable[[Config], Config]
     objectives: tuple[str, ...]
-    weights: str
+    digest: str
 
 
 @dataclass(frozen=True)
@@ -103,8 +103,16 @@ def open_supernet(source: Source, kept: Path, *, runtime: str = "ort") -> Supern
         evaluate=evaluator,
         canonical=evaluator.canonical,
         objectives=objectives,
-        weights=hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()[:8],
+        digest=_digest(folder, source.examples),
     )
+
+
+def _digest(folder: Path, examples: int) -> str:
+    """Return eight digits of a digest of the weights and the held-out examples."""
+    found = hashlib.sha256(str(examples).encode())
+    for path in (folder / "model.safetensors", *sorted(folder.glob("heldout.*"))):
+        found.update(path.read_bytes())
+    return found.hexdigest()[:8]
 
 
 class Measured:
@@ -149,7 +157,7 @@ class Measured:
 
 
 def _measured(name: str, network: Supernet, results: Path, *, runtime: str = "ort") -> Measured:
-    return Measured(network, results / f"search_evaluations_{name}_{runtime}_{network.weights}.csv")
+    return Measured(network, results / f"search_evaluations_{name}_{runtime}_{network.digest}.csv")
 
 
 def _usual(measured: Measured) -> float:
