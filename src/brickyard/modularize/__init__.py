@@ -10,9 +10,12 @@ from typing import Any
 from torch import nn
 
 from brickyard.modularize.cnn import Modularized, Split, Whole, modularize_cnn
+from brickyard.modularize.exit_folder import load_exits, save_exits
+from brickyard.modularize.exits import MultiExitEncoder, add_exits
 from brickyard.modularize.folder import load_modular, load_transformer, save_modular
 from brickyard.modularize.intake import Anatomy, Attention, FeedForward, Layer, example_inputs, find_anatomy
 from brickyard.modularize.partition import balanced_kmeans, partition_neurons
+from brickyard.modularize.text_encoder import TextEncoder, Tokens
 from brickyard.modularize.transformer import ModularTransformer, modularize_transformer
 
 __all__ = [
@@ -21,17 +24,23 @@ __all__ = [
     "FeedForward",
     "Layer",
     "ModularTransformer",
+    "MultiExitEncoder",
     "Modularized",
     "Split",
+    "TextEncoder",
+    "Tokens",
     "Whole",
+    "add_exits",
     "balanced_kmeans",
     "example_inputs",
     "find_anatomy",
+    "load_exits",
     "load_modular",
     "load_transformer",
     "modularize_cnn",
     "modularize_transformer",
     "partition_neurons",
+    "save_exits",
     "save_modular",
 ]
 
