@@ -57,6 +57,7 @@ NEEDS_TORCH = {
     "assemble/discretise.py",
     "factory/batches.py",
     "factory/encoder_export.py",
+    "factory/exit_table.py",
     "factory/build.py",
     "factory/network_folder.py",
     "factory/start.py",

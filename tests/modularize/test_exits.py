@@ -49,6 +49,8 @@ def test_one_run_gives_all_exits(kind, head):
     assert list(found) == [1, 2, 3]
     for exit, embeddings in found.items():
         torch.testing.assert_close(embeddings, encoder.encode(TEXTS, exit=exit), atol=1e-5, rtol=1e-5)
+    for exit, embeddings in encoder.encode_all(TEXTS, batch_size=2).items():
+        torch.testing.assert_close(embeddings, found[exit], atol=1e-5, rtol=1e-5)
     sum(part[:, 0].sum() for part in found.values()).backward()
     assert all(p.grad is not None for p in encoder._layers.parameters())
 

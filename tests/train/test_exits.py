@@ -8,6 +8,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from brickyard.core.errors import TrainError
+from brickyard.modularize import add_exits
 from brickyard.train.exits import ExitSettings, ExitTraining, PairBatch, TextPairs
 
 PAIRS = [(f"query {number}", f"document {number}") for number in range(10)]
@@ -57,6 +58,39 @@ def test_all_exits_learn(changes):
         assert records[-1].by_exit[exit] < 0.3 * records[0].by_exit[exit]
     assert (records[-1].scale != pytest.approx(10)) == changes.get("learn_scale", False)
     assert not encoder.network.training
+
+
+def test_an_encoder_of_transformers_learns_at_every_exit(tmp_path):
+    transformers = pytest.importorskip("transformers")
+    sizes = {"hidden_size": 16, "num_attention_heads": 2, "intermediate_size": 32, "vocab_size": 40}
+    settings = replace(SETTINGS, steps=40, learning_rate=1e-2, checkpoint_every=20)
+
+    def make(folder):
+        torch.manual_seed(0)
+        model = transformers.BertModel(transformers.BertConfig(**sizes, num_hidden_layers=3))
+        encoder = add_exits(model, exits=(1, 3), head="shared", embed_dim=8, max_tokens=8)
+        return ExitTraining(encoder, batches=letters, settings=settings, folder=folder)
+
+    def found(training):
+        numbers = [[number] for number in range(20)]
+        there = training.encoder.encode_all([[number + 20] for (number,) in numbers])
+        asked = training.encoder.encode_all(numbers)
+        return [
+            float(((asked[exit] @ there[exit].T).argmax(1) == torch.arange(20)).float().mean())
+            for exit in (1, 3)
+        ]
+
+    whole = make(None)
+    before = found(whole)
+    list(whole.run())
+    assert max(before) < 0.3
+    assert min(found(whole)) > 0.8
+    for _ in make(tmp_path).run(record_every=20):
+        break
+    again = make(tmp_path)
+    list(again.run())
+    state = again.encoder.network.state_dict()
+    assert all(torch.equal(value, state[key]) for key, value in whole.encoder.network.state_dict().items())
 
 
 def test_weights_decide_which_exits_learn():

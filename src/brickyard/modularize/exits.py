@@ -101,6 +101,31 @@ class MultiExitEncoder:
             root = self.network.root
             return embed_texts(root, self.tokens, texts, batch_size=batch_size, progress=progress)
 
+    def encode_all(
+        self, texts: Texts, *, batch_size: int = 32, progress: Progress | None = None
+    ) -> dict[int, Tensor]:
+        """Embed texts at all exits by one run of the layers.
+
+        Args:
+            texts: Texts, or rows of ids without padding.
+            batch_size: Texts at once.
+            progress: Called with the texts that are done and all of them.
+
+        Returns:
+            Unit vectors `[texts, embed_dim]` by exit, ascending; those of `encode`, up to rounding.
+
+        Raises:
+            DataError: There are no texts, or they cannot be read.
+        """
+
+        def run(**batch: Tensor) -> Tensor:
+            return torch.stack(list(self.embed(**batch).values()), dim=1)
+
+        found = embed_texts(
+            self.network, self.tokens, texts, batch_size=batch_size, progress=progress, run=run
+        )
+        return dict(zip(self.exits, found.unbind(1), strict=True))
+
     def embed(self, input_ids: Tensor, attention_mask: Tensor) -> dict[int, Tensor]:
         """Embed a batch at all exits by one run of the backbone, with gradients; for training.
 

@@ -92,19 +92,26 @@ class Tokens:
 
 
 def embed_texts(
-    module: nn.Module, tokens: Tokens, texts: Texts, *, batch_size: int, progress: Progress | None = None
+    module: nn.Module,
+    tokens: Tokens,
+    texts: Texts,
+    *,
+    batch_size: int,
+    progress: Progress | None = None,
+    run: Callable[..., Tensor] | None = None,
 ) -> Tensor:
     """Embed texts in batches of like length.
 
     Args:
-        module: From `input_ids` and `attention_mask` to `[batch, embed_dim]`; left as it is.
+        module: Put at rest meanwhile; from `input_ids` and `attention_mask` to `[batch, embed_dim]`.
         tokens: Makes the batches.
         texts: Texts, or rows of ids.
         batch_size: Texts at once.
         progress: Called with the texts that are done and all of them.
+        run: Another function of the same arguments to `[batch, ...]`, that uses the module.
 
     Returns:
-        Embeddings `[texts, embed_dim]` in the order of the texts, on the processor.
+        Embeddings `[texts, embed_dim]` (or `[texts, ...]`) in the order of the texts, on the processor.
 
     Raises:
         DataError: There are no texts, or they cannot be read.
@@ -120,7 +127,7 @@ def embed_texts(
     with at_rest(module):
         for start in range(0, len(order), batch_size):
             some = [rows[place] for place in order[start : start + batch_size]]
-            found.append(module(**tokens.batch(some, device)).cpu())
+            found.append((module if run is None else run)(**tokens.batch(some, device)).cpu())
             if progress is not None:
                 progress(start + len(some), len(rows))
     return torch.cat(found)[torch.tensor(order).argsort()]
