@@ -141,10 +141,9 @@ class ExitTable:
                 axis.annotate(
                     f"exit {row.exit}",
                     (x, y),
-                    xytext=(0, 7),
+                    xytext=(7, -11),
                     textcoords="offset points",
                     fontsize=8,
-                    ha="center",
                 )
             axis.set_xlabel(label)
             axis.set_xlim(0, 1.15 * max(across))

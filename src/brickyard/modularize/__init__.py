@@ -10,6 +10,7 @@ from typing import Any
 from torch import nn
 
 from brickyard.modularize.cnn import Modularized, Split, Whole, modularize_cnn
+from brickyard.modularize.early_exit import ExitClassifier, fit_exit_classifier
 from brickyard.modularize.exit_folder import load_exits, save_exits
 from brickyard.modularize.exits import MultiExitEncoder, add_exits
 from brickyard.modularize.folder import load_modular, load_transformer, save_modular
@@ -21,6 +22,7 @@ from brickyard.modularize.transformer import ModularTransformer, modularize_tran
 __all__ = [
     "Anatomy",
     "Attention",
+    "ExitClassifier",
     "FeedForward",
     "Layer",
     "ModularTransformer",
@@ -34,6 +36,7 @@ __all__ = [
     "balanced_kmeans",
     "example_inputs",
     "find_anatomy",
+    "fit_exit_classifier",
     "load_exits",
     "load_modular",
     "load_transformer",

@@ -14,7 +14,7 @@ Shape suffixes: B batch, T tokens, D width of the states.
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, get_args
 
 import torch
@@ -37,6 +37,10 @@ HEADS: tuple[HeadKind, ...] = get_args(HeadKind)
 
 _TOLERANCE = 1e-4  # most that embeddings of the two ways to compute them may differ by
 _PROBE_TOKENS = 5
+
+
+class _EnoughError(Exception):
+    """Leaves the backbone at an exit."""
 
 
 class MultiExitEncoder:
@@ -159,6 +163,49 @@ class MultiExitEncoder:
             for exit in self.exits
         }
         return {exit: self._headed(mean_pool(state, attention_mask), exit) for exit, state in states.items()}
+
+    @torch.no_grad()
+    def embed_until(
+        self, input_ids: Tensor, attention_mask: Tensor, enough: Callable[[int, Tensor], bool]
+    ) -> dict[int, Tensor]:
+        """Embed a batch exit after exit, and stop when that is enough; layers behind do not run.
+
+        Args:
+            input_ids: Ids `[batch, tokens]`.
+            attention_mask: 1 at real tokens, 0 at padding.
+            enough: From an exit and its unit vectors `[batch, embed_dim]` to whether to stop there; not asked
+                at the last exit.
+
+        Returns:
+            Unit vectors by exit, ascending, up to the one that was enough; without gradients.
+        """
+        layers, backbone = self._layers, self.backbone
+        tail = None if self._tail is None else backbone.get_submodule(self._tail)
+        found: dict[int, Tensor] = {}
+
+        def look(exit: int) -> Any:
+            def hook(module: nn.Module, args: Any, output: Any) -> None:
+                state = _first_tensor(output)
+                state = state if tail is None else tail(state)
+                found[exit] = self._headed(mean_pool(state, attention_mask), exit)
+                if enough(exit, found[exit]):
+                    raise _EnoughError
+
+            return hook
+
+        stack = list(layers._modules.values())
+        *early, last = self.exits
+        handles = [stack[exit - 1].register_forward_hook(look(exit)) for exit in early]
+        try:
+            with self.network.configured(self.network.space.largest()):
+                states = states_of(backbone(input_ids=input_ids, attention_mask=attention_mask))
+            found[last] = self._headed(mean_pool(states, attention_mask), last)
+        except _EnoughError:
+            pass  # the layers behind are not needed
+        finally:
+            for handle in handles:
+                handle.remove()
+        return found
 
     def _headed(self, pooled_BD: Tensor, exit: int) -> Tensor:
         head = self.network.root.get_submodule("head")
