@@ -133,6 +133,8 @@ def test_the_backbone_comes_back():
     before, modules = model.state_dict(), dict(model.named_modules())
     encoder = add_exits(model, exits=(1, 3), max_tokens=16)
     assert list(model.state_dict()) == list(before)
+    with pytest.raises(ModularizeError, match="this BertModel has exits already; revert its encoder first"):
+        add_exits(model, exits=(1,), max_tokens=16)
     assert encoder.revert() is model
     assert type(model.encoder.layer) is nn.ModuleList
     assert {name: part for name, part in model.named_modules() if name != "encoder.layer"} == {
@@ -169,6 +171,7 @@ def test_gradients_under_checkpointing(reentrant):
         ({"exits": (1, 4)}, "allowed: ascending numbers of 1 to 3"),
         ({"exits": (2, 1)}, "allowed: ascending numbers of 1 to 3"),
         ({"exits": (2, 2)}, "allowed: ascending numbers of 1 to 3"),
+        ({"exits": (1.0, 2.0)}, "allowed: ascending numbers of 1 to 3"),
         ({"head": "both"}, "head = 'both' is unknown; known: own, shared, none"),
         ({"head": "none", "embed_dim": 8}, "embed_dim = 8 needs a head; without one it is 12"),
         ({"embed_dim": 0}, "must be above 0"),

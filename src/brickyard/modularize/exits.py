@@ -288,6 +288,8 @@ def add_exits(
     config: Any = getattr(model, "config", None)
     if head not in HEADS:
         raise ModularizeError(f"head = {head!r} is unknown; known: {', '.join(HEADS)}")
+    if any(isinstance(part, ExitLayers) for part in model.modules()):
+        raise ModularizeError(f"this {type(model).__name__} has exits already; revert its encoder first")
     path = _layers_path(model, example_inputs(model) if inputs is None else inputs)
     original = model.get_submodule(path)
     assert isinstance(original, nn.ModuleList)
@@ -300,7 +302,8 @@ def add_exits(
             "num_hidden_layers, or lacks hidden_size or vocab_size; give the backbone that AutoModel loads"
         )
     wanted = tuple(exits)
-    if not wanted or list(wanted) != sorted(set(wanted)) or not 1 <= wanted[0] <= wanted[-1] <= count:
+    known = all(type(exit) is int and 1 <= exit <= count for exit in wanted)
+    if not wanted or not known or list(wanted) != sorted(set(wanted)):
         raise ModularizeError(
             f"exits = {list(wanted)} is not allowed; allowed: ascending numbers of 1 to {count}"
         )
