@@ -90,3 +90,10 @@ def test_python_of_the_continual_page_runs(tmp_path, monkeypatch):
     names: dict[str, object] = {}
     for block in blocks(ROOT / "docs" / "continual.md", "python"):
         exec(compile(block, "continual.md", "exec"), names)
+
+
+def test_python_of_the_page_on_exits_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, object] = {}
+    for block in blocks(ROOT / "docs" / "exits.md", "python"):
+        exec(compile(block, "exits.md", "exec"), names)

@@ -56,6 +56,8 @@ TORCH_FREE = (
 NEEDS_TORCH = {
     "assemble/discretise.py",
     "factory/batches.py",
+    "factory/encoder_export.py",
+    "factory/exit_table.py",
     "factory/build.py",
     "factory/network_folder.py",
     "factory/start.py",

@@ -4,6 +4,7 @@ from brickyard.bricks.calibration import calibrate_, extract_calibrated
 from brickyard.bricks.conv import ElasticConv2d
 from brickyard.bricks.depth import ElasticDepth
 from brickyard.bricks.embedding import ElasticEmbedding
+from brickyard.bricks.exits import ExitHead, ExitLayers
 from brickyard.bricks.experts import Bypass, ExpertGate, ExpertMatrix, Experts, ExpertSplit
 from brickyard.bricks.inverted_residual import inverted_residual, squeeze_excite
 from brickyard.bricks.layer_norm import ElasticLayerNorm
@@ -24,6 +25,8 @@ __all__ = [
     "ElasticLayerNorm",
     "ElasticLinear",
     "ElasticSpan",
+    "ExitHead",
+    "ExitLayers",
     "ExpertGate",
     "ExpertMatrix",
     "ExpertSplit",

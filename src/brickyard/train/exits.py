@@ -1,0 +1,302 @@
+"""Training of an encoder with exits on pairs of texts; all exits learn in one run of the backbone."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from brickyard.core.errors import TrainError
+from brickyard.train.checkpoint import load_checkpoint, save_checkpoint
+from brickyard.train.contrastive import Distill, ExitLoss, Weights
+from brickyard.train.supernet import warm_cosine
+
+_UNDECAYED = ("bias", "layer_embedding")  # ends of names; those of heads can have two axes
+
+
+class Exits(Protocol):
+    """What is trained; `brickyard.modularize.MultiExitEncoder` is one."""
+
+    @property
+    def network(self) -> nn.Module:
+        """All parameters."""
+
+    @property
+    def exits(self) -> tuple[int, ...]:
+        """Layers in front of each exit, ascending."""
+
+    def embed(self, input_ids: Tensor, attention_mask: Tensor, /) -> Mapping[int, Tensor]:
+        """Return unit vectors `[batch, embed_dim]` by exit."""
+
+
+class PairBatch(NamedTuple):
+    """The pairs of a step; row i of both belongs together.
+
+    Attributes:
+        queries: `input_ids` and `attention_mask`, `[pairs, tokens]`.
+        documents: `input_ids` and `attention_mask`, `[pairs, tokens]`.
+    """
+
+    queries: Mapping[str, Tensor]
+    documents: Mapping[str, Tensor]
+
+
+class TextPairs:
+    """Gives batches of pairs of texts, each pair once in an epoch; what does not fill a batch is left out.
+
+    Args:
+        pairs: Queries with their documents. Two pairs with one document should not be among them, since
+            within a batch each would count as wrong for the other.
+        tokenize: From texts to `input_ids` and `attention_mask`, such as `encoder.tokens`.
+        batch_size: Pairs of a batch.
+        seed: Seed of the order.
+
+    Raises:
+        TrainError: There are fewer pairs than a batch holds, or a batch of fewer than 2.
+    """
+
+    def __init__(
+        self,
+        pairs: Sequence[tuple[str, str]],
+        tokenize: Callable[[Sequence[str]], Mapping[str, Tensor]],
+        *,
+        batch_size: int,
+        seed: int = 0,
+    ) -> None:
+        if not 2 <= batch_size <= len(pairs):
+            raise TrainError(
+                f"batch_size = {batch_size} is not allowed; allowed: 2 to the number of pairs, {len(pairs)}"
+            )
+        self.pairs, self.tokenize = pairs, tokenize
+        self.batch_size, self.seed = batch_size, seed
+
+    def __call__(self, step: int) -> PairBatch:
+        """Return the pairs of a step."""
+        epoch, place = divmod(step, len(self.pairs) // self.batch_size)
+        order = np.random.default_rng([self.seed, epoch]).permutation(len(self.pairs))
+        some = order[place * self.batch_size :][: self.batch_size]
+        queries, documents = zip(*(self.pairs[number] for number in some), strict=True)
+        return PairBatch(self.tokenize(queries), self.tokenize(documents))
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExitSettings:
+    """Everything that decides the training of an encoder with exits besides encoder and pairs.
+
+    Attributes:
+        steps: Optimizer steps.
+        learning_rate: Peak rate of AdamW.
+        warmup: Share of the steps over which the rate rises; then it falls to zero as a cosine.
+        weight_decay: Of matrices; none for biases, norms and embeddings of layers.
+        clip: Largest gradient norm.
+        weights: Weight of each exit: `depth`, `uniform`, or from its layers and those of the last exit.
+        scale: What cosines are multiplied by.
+        learn_scale: Whether the scale is learned.
+        distill: What early exits learn from the last one: `kl`, `cosine`, or None for nothing.
+        distill_weight: Weight of that beside an exit's InfoNCE.
+        precision: `fp32`, or `bf16` for mixed precision.
+        seed: Seed of dropout.
+        checkpoint_every: Steps between checkpoints.
+    """
+
+    steps: int = 500
+    learning_rate: float = 5e-5
+    warmup: float = 0.1
+    weight_decay: float = 1e-2
+    clip: float = 1.0
+    weights: Weights = "depth"
+    scale: float = 20.0
+    learn_scale: bool = False
+    distill: Distill | None = None
+    distill_weight: float = 1.0
+    precision: Literal["fp32", "bf16"] = "fp32"
+    seed: int = 0
+    checkpoint_every: int = 100
+
+    def __post_init__(self) -> None:
+        """Check the ranges that the loss does not check.
+
+        Raises:
+            TrainError: A value is out of range.
+        """
+        for name in ("steps", "learning_rate", "clip", "checkpoint_every"):
+            if not getattr(self, name) > 0:
+                raise TrainError(f"{name} = {getattr(self, name)} must be above 0")
+        for name in ("weight_decay", "seed"):
+            if not getattr(self, name) >= 0:
+                raise TrainError(f"{name} = {getattr(self, name)} must not be negative")
+        if not 0 <= self.warmup <= 1:
+            raise TrainError(f"warmup = {self.warmup} must lie in [0, 1]")
+        if self.precision not in ("fp32", "bf16"):
+            raise TrainError(f"precision = {self.precision!r} must be 'fp32' or 'bf16'")
+
+    def loss(self, exits: Sequence[int]) -> ExitLoss:
+        """Build the loss.
+
+        Args:
+            exits: Layers in front of each exit, ascending.
+
+        Raises:
+            TrainError: A setting is out of range.
+        """
+        return ExitLoss(
+            exits,
+            weights=self.weights,
+            scale=self.scale,
+            learn_scale=self.learn_scale,
+            distill=self.distill,
+            distill_weight=self.distill_weight,
+        )
+
+
+@dataclass(frozen=True)
+class ExitRecord:
+    """Means over the steps since the last record.
+
+    Attributes:
+        step: Steps done.
+        loss: What is made smaller.
+        by_exit: InfoNCE by exit, without weight.
+        scale: What cosines are multiplied by, at the last of these steps.
+        seconds: Time that they took.
+    """
+
+    step: int
+    loss: float
+    by_exit: dict[int, float]
+    scale: float
+    seconds: float
+
+
+class ExitTraining:
+    """A run that can be stopped at any time and resumed, bit for bit.
+
+    Args:
+        encoder: The encoder, changed in place.
+        batches: From a step to its pairs, decided by the step alone; `TextPairs` is one.
+        settings: The run.
+        folder: Where the checkpoint lies; None for none.
+        identity: What else decides the run, such as a hash of the pairs, JSON values; a checkpoint with
+            another is refused.
+
+    Raises:
+        TrainError: A setting is out of range.
+    """
+
+    def __init__(
+        self,
+        encoder: Exits,
+        *,
+        batches: Callable[[int], PairBatch],
+        settings: ExitSettings,
+        folder: Path | None = None,
+        identity: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.encoder, self.batches, self.settings = encoder, batches, settings
+        self.device = next(encoder.network.parameters()).device
+        self.loss = settings.loss(encoder.exits).to(self.device)
+        self.path = None if folder is None else folder / "exits.safetensors"
+        self.identity = {
+            **(identity or {}),
+            **asdict(settings),
+            "exits": list(encoder.exits),
+            "weights": list(self.loss.weights),
+        }
+        named = [*encoder.network.named_parameters(), *self.loss.named_parameters()]
+        decays = [one for name, one in named if one.dim() > 1 and not name.endswith(_UNDECAYED)]
+        others = [one for name, one in named if one.dim() <= 1 or name.endswith(_UNDECAYED)]
+        self.optimizer = torch.optim.AdamW(
+            [
+                {"params": decays, "weight_decay": settings.weight_decay},
+                {"params": others, "weight_decay": 0.0},
+            ]
+        )
+        self.step = 0
+
+    @property
+    def _modules(self) -> dict[str, nn.Module]:
+        return {"network": self.encoder.network, "loss": self.loss}
+
+    def run(self, *, record_every: int = 20) -> Iterator[ExitRecord]:
+        """Train to the end, or from where a checkpoint left off.
+
+        Args:
+            record_every: Steps per record.
+
+        Yields:
+            Means over the steps since the last record.
+
+        Raises:
+            TrainError: The loss is not finite (the last checkpoint stays), or the checkpoint belongs to other
+                settings.
+        """
+        if self.path is not None and self.path.is_file():
+            self.step = load_checkpoint(
+                self.path, modules=self._modules, optimizer=self.optimizer, settings=self.identity
+            )
+        self.encoder.network.train()
+        rows: list[tuple[float, ...]] = []
+        started = time.perf_counter()
+        while self.step < self.settings.steps:
+            rows.append(self._one_step())
+            self.step += 1
+            last = self.step == self.settings.steps
+            if self.path is not None and (last or self.step % self.settings.checkpoint_every == 0):
+                save_checkpoint(
+                    self.path,
+                    modules=self._modules,
+                    optimizer=self.optimizer,
+                    step=self.step,
+                    settings=self.identity,
+                )
+            if last or self.step % record_every == 0:
+                now = time.perf_counter()
+                loss, *losses = np.mean(rows, axis=0).tolist()
+                yield ExitRecord(
+                    step=self.step,
+                    loss=loss,
+                    by_exit=dict(zip(self.encoder.exits, losses, strict=True)),
+                    scale=float(self.loss.scale.detach()),
+                    seconds=now - started,
+                )
+                rows, started = [], now
+        self.encoder.network.eval()
+
+    def _one_step(self) -> tuple[float, ...]:
+        settings = self.settings
+        torch.manual_seed(int(np.random.default_rng([settings.seed, self.step]).integers(2**62)))
+        batch = self.batches(self.step)
+        with self._autocast():
+            queries, documents = (self._embed(side) for side in batch)
+        losses = self.loss(queries, documents)
+        value = float(losses.total.detach())
+        if not math.isfinite(value):
+            raise TrainError(
+                f"the loss is {value} at step {self.step}; lower the learning rate and start anew"
+            )
+        rate = settings.learning_rate * warm_cosine(self.step, steps=settings.steps, warmup=settings.warmup)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        self.optimizer.zero_grad(set_to_none=True)
+        losses.total.backward()
+        trained = [one for group in self.optimizer.param_groups for one in group["params"]]
+        nn.utils.clip_grad_norm_(trained, settings.clip)
+        self.optimizer.step()
+        return (value, *(float(loss.detach()) for loss in losses.by_exit.values()))
+
+    def _embed(self, side: Mapping[str, Tensor]) -> dict[int, Tensor]:
+        found = self.encoder.embed(side["input_ids"].to(self.device), side["attention_mask"].to(self.device))
+        return {exit: embeddings.float() for exit, embeddings in found.items()}
+
+    def _autocast(self) -> AbstractContextManager[Any]:
+        if self.settings.precision == "bf16":
+            return torch.autocast(self.device.type, torch.bfloat16)
+        return nullcontext()

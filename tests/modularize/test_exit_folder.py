@@ -1,0 +1,74 @@
+"""Folders of encoders: with all exits, and of one for sentence-transformers."""
+
+import json
+
+import pytest
+import torch
+
+from brickyard.core.errors import ArtifactError
+from brickyard.modularize import add_exits, load_exits, save_exits
+
+from .encoders import TEXTS, backbone, letters
+from .transformers_zoo import transformers
+
+
+def encoder(head="own", **settings):
+    made = add_exits(
+        backbone(), **{"exits": (1, 3), "tokenizer": letters(), "head": head, "max_tokens": 16, **settings}
+    )
+    with torch.no_grad():
+        for parameter in made.network.root.head.parameters():
+            parameter += 0.2 * torch.randn(parameter.shape)
+    return made
+
+
+@pytest.mark.parametrize("head", ["own", "shared", "none"])
+def test_exits_are_read_back(head, tmp_path):
+    made = encoder(head)
+    again = load_exits(save_exits(made, tmp_path / "exits", provenance={"note": "pico"}))
+    assert (again.exits, again.head, again.embed_dim) == ((1, 3), head, 12)
+    for exit in again.exits:
+        assert torch.equal(again.encode(TEXTS, exit=exit), made.encode(TEXTS, exit=exit))
+    whole = transformers.AutoModel.from_pretrained(tmp_path / "exits")
+    assert whole.config.num_hidden_layers == 3
+    assert json.loads((tmp_path / "exits" / "network.json").read_text())["provenance"] == {"note": "pico"}
+
+
+def test_other_folders_are_refused(tmp_path):
+    folder = save_exits(encoder(), tmp_path / "exits")
+    with pytest.raises(ArtifactError, match="already exists"):
+        save_exits(encoder(), folder)
+    weights = folder / "heads.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1] + b"x")
+    with pytest.raises(ArtifactError, match="differs from the hash"):
+        load_exits(folder)
+    with pytest.raises(ArtifactError, match="not a folder"):
+        load_exits(tmp_path / "none")
+
+
+def test_a_cut_encoder_is_a_folder_of_transformers(tmp_path):
+    made = encoder(embed_dim=8)
+    folder = made.truncate(1).save(tmp_path / "cut")
+    model = transformers.AutoModel.from_pretrained(folder)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    assert len(model.encoder.layer) == model.config.num_hidden_layers == 1
+    again = add_exits(model.eval(), exits=(1,), tokenizer=tokenizer, head="none", max_tokens=16)
+    bare = encoder("none").truncate(1)
+    assert torch.equal(again.encode(TEXTS), bare.encode(TEXTS))
+    types = [
+        record["type"].rpartition(".")[2] for record in json.loads((folder / "modules.json").read_text())
+    ]
+    assert types == ["Transformer", "Pooling", "Dense", "Normalize"]
+    with pytest.raises(ArtifactError, match="already exists"):
+        made.truncate(1).save(folder)
+    with pytest.raises(ArtifactError, match="needs a backbone of transformers and its tokenizer"):
+        encoder(tokenizer=None).truncate(1).save(tmp_path / "other")
+
+
+@pytest.mark.parametrize("head", ["own", "shared", "none"])
+def test_sentence_transformers_gives_the_same_bits(head, tmp_path):
+    sentence_transformers = pytest.importorskip("sentence_transformers")
+    cut = encoder(head, embed_dim=None if head == "none" else 8).truncate(1)
+    model = sentence_transformers.SentenceTransformer(str(cut.save(tmp_path / "cut")), device="cpu")
+    assert model.max_seq_length == 16
+    assert torch.equal(model.encode(TEXTS, convert_to_tensor=True), cut.encode(TEXTS))
