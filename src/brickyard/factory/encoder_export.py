@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import copy
-import io
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +14,8 @@ from torch import nn
 
 from brickyard.core.errors import ExportError
 from brickyard.core.files import write_bytes
-from brickyard.export.whole import OPSET, TOLERANCE
+from brickyard.export.whole import TOLERANCE
+from brickyard.factory.text_export import export_module
 from brickyard.modularize.text_encoder import TextEncoder
 
 _EXAMPLE = ((5, 6, 7), (8,))  # ids modulo the vocabulary; the file takes any number of texts and tokens
@@ -43,20 +42,7 @@ def export_encoder(encoder: TextEncoder, path: str | Path | None = None) -> onnx
     rows = [[token % vocab_size for token in row[:most]] for row in _EXAMPLE]
     example = encoder.tokens.batch(rows)
     axes = {name: {0: "texts", 1: "tokens"} for name in example}
-    buffer = io.BytesIO()
-    with warnings.catch_warnings(), torch.no_grad():
-        warnings.simplefilter("ignore")  # of this exporter, about itself and about checks of shapes
-        torch.onnx.export(
-            shadow,
-            tuple(example.values()),
-            buffer,  # type: ignore[arg-type]
-            dynamo=False,
-            opset_version=OPSET,
-            input_names=list(example),
-            output_names=[OUTPUT],
-            dynamic_axes={**axes, OUTPUT: {0: "texts"}},
-        )
-    content = buffer.getvalue()
+    content = export_module(shadow, example, OUTPUT, {**axes, OUTPUT: {0: "texts"}})
     error = _difference(content, shadow, encoder, vocab_size)
     if not error <= TOLERANCE:
         raise ExportError(

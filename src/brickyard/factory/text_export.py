@@ -63,15 +63,17 @@ def export_files(module: nn.Module, *, max_tokens: int) -> dict[str, bytes]:
     """
     ids = torch.ones((1, min(_EXAMPLE_TOKENS, max_tokens)), dtype=torch.long)
     if not isinstance(module, Translator):
-        return {"model.onnx": _export(module, {"ids": ids}, "scores", {"ids": {1: "tokens"}})}
+        return {"model.onnx": export_module(module, {"ids": ids}, "scores", {"ids": {1: "tokens"}})}
     outputs = max((part.count for part in module.modules() if isinstance(part, Span)), default=1)
     encoder = _Encoder(module, outputs).eval()
     with torch.no_grad():
         memory = encoder(ids)
     tokens = {1: "source_tokens"}
     return {
-        "encoder.onnx": _export(encoder, {"source": ids}, "memory", {"source": tokens, "memory": tokens}),
-        "decoder.onnx": _export(
+        "encoder.onnx": export_module(
+            encoder, {"source": ids}, "memory", {"source": tokens, "memory": tokens}
+        ),
+        "decoder.onnx": export_module(
             _Decoder(module),
             {"written": ids, "memory": memory},
             "scores",
@@ -80,9 +82,20 @@ def export_files(module: nn.Module, *, max_tokens: int) -> dict[str, bytes]:
     }
 
 
-def _export(
+def export_module(
     module: nn.Module, inputs: Mapping[str, Tensor], output: str, axes: Mapping[str, Mapping[int, str]]
 ) -> bytes:
+    """Export a module of dynamic shapes.
+
+    Args:
+        module: The module; put into evaluation mode.
+        inputs: Its arguments by name, an example.
+        output: Name of what it returns.
+        axes: Which axes of inputs and output may have any length, by name and place, with a name for each.
+
+    Returns:
+        Serialized ONNX.
+    """
     buffer = io.BytesIO()
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")  # of this exporter, about itself and about checks of shapes

@@ -47,6 +47,12 @@ def load_transformer(name: str | Path) -> tuple[Any, Any]:
         import transformers
     except ImportError:
         raise MissingExtraError("transformers", extra="transformers") from None
+    path = Path(name)
+    if not path.is_dir() and (path.is_absolute() or str(name).startswith((".", "~"))):
+        raise ModularizeError(
+            f"{name} is no model of transformers: no such folder; give one that save_pretrained wrote, or a "
+            "hub id (owner/name)"
+        )
     try:
         config = transformers.AutoConfig.from_pretrained(name)
         names = config.architectures or [""]

@@ -6,10 +6,12 @@ No state of a random generator is kept: every step draws from generators seeded 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors.torch import load, save
 from torch import Tensor, nn
@@ -97,3 +99,48 @@ def load_checkpoint(
     full["state"] = state
     optimizer.load_state_dict(full)
     return int(metadata["step"])
+
+
+def resumed_steps(
+    one_step: Callable[[int], Sequence[float]],
+    *,
+    path: Path | None,
+    modules: Mapping[str, nn.Module],
+    optimizer: torch.optim.Optimizer,
+    settings: dict[str, Any],
+    steps: int,
+    checkpoint_every: int,
+    record_every: int,
+) -> Iterator[tuple[int, list[float], float]]:
+    """Take steps from where a checkpoint left off, and write the next ones.
+
+    Args:
+        one_step: Takes the step of a number, counted from 0, and returns figures of it.
+        path: The checkpoint; None for none.
+        modules: What is trained, by name.
+        optimizer: Its optimizer.
+        settings: What decides the run, JSON values; a checkpoint with other ones is refused.
+        steps: Steps in all.
+        checkpoint_every: Steps per checkpoint; there is one at the end, too.
+        record_every: Steps per record.
+
+    Yields:
+        Steps done, means of the figures since the last record, and the seconds that these steps took.
+
+    Raises:
+        TrainError: The checkpoint belongs to other settings.
+    """
+    step = 0
+    if path is not None and path.is_file():
+        step = load_checkpoint(path, modules=modules, optimizer=optimizer, settings=settings)
+    rows: list[Sequence[float]] = []
+    started = time.perf_counter()
+    while step < steps:
+        rows.append(one_step(step))
+        step += 1
+        if path is not None and (step == steps or step % checkpoint_every == 0):
+            save_checkpoint(path, modules=modules, optimizer=optimizer, step=step, settings=settings)
+        if step == steps or step % record_every == 0:
+            now = time.perf_counter()
+            yield step, np.mean(rows, axis=0).tolist(), now - started
+            rows, started = [], now

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
@@ -15,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from brickyard.core.errors import TrainError
-from brickyard.train.checkpoint import load_checkpoint, save_checkpoint
+from brickyard.train.checkpoint import resumed_steps
 from brickyard.train.contrastive import Distill, ExitLoss, Weights
 from brickyard.train.supernet import warm_cosine
 
@@ -219,11 +218,6 @@ class ExitTraining:
                 {"params": others, "weight_decay": 0.0},
             ]
         )
-        self.step = 0
-
-    @property
-    def _modules(self) -> dict[str, nn.Module]:
-        return {"network": self.encoder.network, "loss": self.loss}
 
     def run(self, *, record_every: int = 20) -> Iterator[ExitRecord]:
         """Train to the end, or from where a checkpoint left off.
@@ -238,51 +232,37 @@ class ExitTraining:
             TrainError: The loss is not finite (the last checkpoint stays), or the checkpoint belongs to other
                 settings.
         """
-        if self.path is not None and self.path.is_file():
-            self.step = load_checkpoint(
-                self.path, modules=self._modules, optimizer=self.optimizer, settings=self.identity
-            )
         self.encoder.network.train()
-        rows: list[tuple[float, ...]] = []
-        started = time.perf_counter()
-        while self.step < self.settings.steps:
-            rows.append(self._one_step())
-            self.step += 1
-            last = self.step == self.settings.steps
-            if self.path is not None and (last or self.step % self.settings.checkpoint_every == 0):
-                save_checkpoint(
-                    self.path,
-                    modules=self._modules,
-                    optimizer=self.optimizer,
-                    step=self.step,
-                    settings=self.identity,
-                )
-            if last or self.step % record_every == 0:
-                now = time.perf_counter()
-                loss, *losses = np.mean(rows, axis=0).tolist()
-                yield ExitRecord(
-                    step=self.step,
-                    loss=loss,
-                    by_exit=dict(zip(self.encoder.exits, losses, strict=True)),
-                    scale=float(self.loss.scale.detach()),
-                    seconds=now - started,
-                )
-                rows, started = [], now
+        for step, (loss, *losses), seconds in resumed_steps(
+            self._one_step,
+            path=self.path,
+            modules={"network": self.encoder.network, "loss": self.loss},
+            optimizer=self.optimizer,
+            settings=self.identity,
+            steps=self.settings.steps,
+            checkpoint_every=self.settings.checkpoint_every,
+            record_every=record_every,
+        ):
+            yield ExitRecord(
+                step=step,
+                loss=loss,
+                by_exit=dict(zip(self.encoder.exits, losses, strict=True)),
+                scale=float(self.loss.scale.detach()),
+                seconds=seconds,
+            )
         self.encoder.network.eval()
 
-    def _one_step(self) -> tuple[float, ...]:
+    def _one_step(self, step: int) -> tuple[float, ...]:
         settings = self.settings
-        torch.manual_seed(int(np.random.default_rng([settings.seed, self.step]).integers(2**62)))
-        batch = self.batches(self.step)
+        torch.manual_seed(int(np.random.default_rng([settings.seed, step]).integers(2**62)))
+        batch = self.batches(step)
         with self._autocast():
             queries, documents = (self._embed(side) for side in batch)
         losses = self.loss(queries, documents)
         value = float(losses.total.detach())
         if not math.isfinite(value):
-            raise TrainError(
-                f"the loss is {value} at step {self.step}; lower the learning rate and start anew"
-            )
-        rate = settings.learning_rate * warm_cosine(self.step, steps=settings.steps, warmup=settings.warmup)
+            raise TrainError(f"the loss is {value} at step {step}; lower the learning rate and start anew")
+        rate = settings.learning_rate * warm_cosine(step, steps=settings.steps, warmup=settings.warmup)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self.optimizer.zero_grad(set_to_none=True)

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import math
 import random
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
@@ -28,7 +27,7 @@ from brickyard.core.decision import Decision
 from brickyard.core.errors import TrainError
 from brickyard.core.network import Network
 from brickyard.core.space import HEAD_SUBSETS, Space
-from brickyard.train.checkpoint import load_checkpoint, save_checkpoint
+from brickyard.train.checkpoint import resumed_steps
 
 NO_LABEL = -100
 """Label of what is not to be learnt, such as padding."""
@@ -242,7 +241,6 @@ class SupernetTraining:
                 {"params": others, "weight_decay": 0.0},
             ]
         )
-        self.step = 0
 
     def run(self, *, record_every: int = 50) -> Iterator[SupernetRecord]:
         """Train to the end, or from where a checkpoint left off.
@@ -257,57 +255,40 @@ class SupernetTraining:
             TrainError: The loss is not finite (the last checkpoint stays), or the checkpoint belongs to other
                 settings.
         """
-        if self.path is not None and self.path.is_file():
-            self.step = load_checkpoint(
-                self.path,
-                modules={"network": self.network},
-                optimizer=self.optimizer,
-                settings=self.identity,
-            )
         self.network.train()
-        rows: list[tuple[float, ...]] = []
-        started = time.perf_counter()
-        while self.step < self.settings.steps:
-            rows.append(self._one_step())
-            self.step += 1
-            last = self.step == self.settings.steps
-            if self.path is not None and (last or self.step % self.settings.checkpoint_every == 0):
-                self._save(self.path)
-            if last or self.step % record_every == 0:
-                now = time.perf_counter()
-                loss, accuracy, smallest_loss, smallest_accuracy, configs = np.mean(rows, axis=0).tolist()
-                yield SupernetRecord(
-                    step=self.step,
-                    loss=loss,
-                    accuracy=accuracy,
-                    smallest_loss=smallest_loss,
-                    smallest_accuracy=smallest_accuracy,
-                    configs=configs,
-                    seconds=now - started,
-                )
-                rows, started = [], now
+        for step, means, seconds in resumed_steps(
+            self._one_step,
+            path=self.path,
+            modules={"network": self.network},
+            optimizer=self.optimizer,
+            settings=self.identity,
+            steps=self.settings.steps,
+            checkpoint_every=self.settings.checkpoint_every,
+            record_every=record_every,
+        ):
+            loss, accuracy, smallest_loss, smallest_accuracy, configs = means
+            yield SupernetRecord(
+                step=step,
+                loss=loss,
+                accuracy=accuracy,
+                smallest_loss=smallest_loss,
+                smallest_accuracy=smallest_accuracy,
+                configs=configs,
+                seconds=seconds,
+            )
         self.network.configure(self.network.space.largest())
         self.network.eval()
 
-    def _save(self, path: Path) -> None:
-        save_checkpoint(
-            path,
-            modules={"network": self.network},
-            optimizer=self.optimizer,
-            step=self.step,
-            settings=self.identity,
-        )
-
-    def _one_step(self) -> tuple[float, ...]:
+    def _one_step(self, step: int) -> tuple[float, ...]:
         settings = self.settings
-        rng = np.random.default_rng([settings.seed, self.step])
+        rng = np.random.default_rng([settings.seed, step])
         torch.manual_seed(int(rng.integers(2**62)))
-        batch = self.batches(self.step, rng)
+        batch = self.batches(step, rng)
         inputs = tuple(part.to(self.device) for part in batch.inputs)
         labels = batch.labels.to(self.device).flatten()
         kept = labels != NO_LABEL
         labels = labels[kept]
-        configs = self.configs(self.step)
+        configs = self.configs(step)
         self.optimizer.zero_grad(set_to_none=True)
         teacher: Tensor | None = None
         shown: list[tuple[float, float]] = []
@@ -323,9 +304,9 @@ class SupernetTraining:
             shown.append((plain, float((scores.argmax(-1) == labels).float().mean())))
             if not math.isfinite(plain):
                 raise TrainError(
-                    f"the loss is {plain} at step {self.step}; lower the learning rate and start anew"
+                    f"the loss is {plain} at step {step}; lower the learning rate and start anew"
                 )
-        rate = settings.learning_rate * warm_cosine(self.step, steps=settings.steps, warmup=settings.warmup)
+        rate = settings.learning_rate * warm_cosine(step, steps=settings.steps, warmup=settings.warmup)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         nn.utils.clip_grad_norm_(self.network.parameters(), settings.clip)
