@@ -159,12 +159,12 @@ def test_a_build_that_was_stopped_ends_as_one_that_was_not(folders, kind, tmp_pa
     with pytest.MonkeyPatch.context() as patch:
         from brickyard.train import supernet
 
-        step = supernet.SupernetTraining._one_step
+        one_step = supernet.SupernetTraining._one_step
 
-        def three(self):
-            if self.step == 3:
+        def three(self, step):
+            if step == 3:
                 raise Stopped
-            return step(self)
+            return one_step(self, step)
 
         patch.setattr(supernet.SupernetTraining, "_one_step", three)
         with pytest.raises(Stopped):
