@@ -7,14 +7,17 @@ is left out.
 from __future__ import annotations
 
 import gzip
+import html
 import io
 import json
 import lzma
 import os
+import re
 import zipfile
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
+from xml.etree import ElementTree
 
 import numpy as np
 import numpy.typing as npt
@@ -221,18 +224,32 @@ def clinc150() -> TextSource:
     Raises:
         FileNotFoundError: The folder of real data is not named, or lacks it.
     """
+    intents, (train, test) = _clinc150("train", "test")
+    spec = {"kind": "texts", "location": "CLINC150"}
+    return TextSource("clinc150", Vocabulary("classes", {"class": intents}), train, test, spec)
+
+
+def clinc150_validation() -> Texts:
+    """Read the 3,000 requests of CLINC150 that `clinc150` has neither to train on nor to test on.
+
+    Raises:
+        FileNotFoundError: The folder of real data is not named, or lacks it.
+    """
+    return _clinc150("val")[1][0]
+
+
+def _clinc150(*parts: str) -> tuple[tuple[str, ...], list[Texts]]:
+    """Return the intents and parts of CLINC150."""
     path = _needed("text_cls_ccby", "clinc150_data_full.json.gz")
     record = json.loads(gzip.decompress(path.read_bytes()))
     intents = sorted({intent for _, intent in record["train"]})
     place = {intent: number for number, intent in enumerate(intents)}
-    parts = [
+    return tuple(intents), [
         Texts(
             tuple(text for text, _ in record[part]), np.array([place[intent] for _, intent in record[part]])
         )
-        for part in ("train", "test")
+        for part in parts
     ]
-    spec = {"kind": "texts", "location": "CLINC150"}
-    return TextSource("clinc150", Vocabulary("classes", {"class": tuple(intents)}), *parts, spec)
 
 
 @cache
@@ -242,15 +259,25 @@ def multi30k() -> PairSource:
     Raises:
         FileNotFoundError: The folder of real data is not named, or lacks it.
     """
-    folder = _needed("multi30k")
-    parts = []
-    for part in ("train", "test_2016_flickr"):
-        sides = []
-        for language in ("en", "de"):
-            text = gzip.decompress((folder / f"{part}.{language}.gz").read_bytes()).decode()
-            sides.append(tuple(line.strip() for line in text.removesuffix("\n").split("\n")))
-        parts.append(Pairs(*sides))
-    return PairSource("multi30k", *parts, {"kind": "pairs", "location": "Multi30k, English to German"})
+    spec = {"kind": "pairs", "location": "Multi30k, English to German"}
+    return PairSource("multi30k", _multi30k("train"), _multi30k("test_2016_flickr"), spec)
+
+
+def multi30k_of_2017() -> Pairs:
+    """Read the 1,000 captions of the test set of 2017, English to German.
+
+    Raises:
+        FileNotFoundError: The folder of real data is not named, or lacks it.
+    """
+    return _multi30k("test_2017_flickr")
+
+
+def _multi30k(part: str) -> Pairs:
+    folder, sides = _needed("multi30k"), []
+    for language in ("en", "de"):
+        text = gzip.decompress((folder / f"{part}.{language}.gz").read_bytes()).decode()
+        sides.append(tuple(line.strip() for line in text.removesuffix("\n").split("\n")))
+    return Pairs(*sides)
 
 
 @cache
@@ -271,3 +298,83 @@ def mnist() -> tuple[
         for name in ("train20k_images", "train20k_labels", "test_images", "test_labels")
     ]
     return parts[0], parts[1].astype(np.int64), parts[2], parts[3].astype(np.int64)
+
+
+Labelled = tuple[tuple[tuple[str, ...], ...], npt.NDArray[np.int64]]
+"""Texts, or pairs of texts, and their classes."""
+
+
+@cache
+def cola() -> dict[str, Labelled]:
+    """Read CoLA: sentences and whether they are acceptable, 8,551 to train on.
+
+    Returns:
+        `train`, `test` (of the same sources, 527) and `other` (of other sources, 516).
+
+    Raises:
+        FileNotFoundError: The folder of real data is not named, or lacks it.
+    """
+    names = {"train": "in_domain_train", "test": "in_domain_dev", "other": "out_of_domain_dev"}
+    found = {}
+    for part, name in names.items():
+        rows = [line.split("\t") for line in _lines("text_cls_research", f"cola_{name}.tsv.gz")]
+        found[part] = _labelled([((row[3],), int(row[1])) for row in rows])
+    return found
+
+
+@cache
+def sst2() -> dict[str, Labelled]:
+    """Read SST-2: sentences of film reviews, good or bad, 6,920 to train on.
+
+    Returns:
+        `train`, `test` (872), and `other`: 800 praises and complaints of buyers of goods.
+
+    Raises:
+        FileNotFoundError: The folder of real data is not named, or lacks it.
+    """
+    found = {}
+    for part, name in {"train": "train", "test": "dev"}.items():
+        lines = [line.rsplit("\t", 1) for line in _lines("text_cls_research", f"sst2_{name}.tsv.gz")]
+        found[part] = _labelled([((text,), int(label)) for text, label in lines])
+    rows: list[tuple[tuple[str, ...], int]] = []
+    with zipfile.ZipFile(_needed("text_cls_ccby", "pros_cons.zip")) as archive:
+        for label, name in enumerate(("Cons", "Pros")):
+            text = archive.read(f"pros_cons/Integrated{name}.txt").decode("latin-1")
+            every = sorted(set(re.findall(rf"<{name}>(.*?)</{name}>", text)))
+            some = [one for one in every if len(one.split()) >= 4]
+            chosen = np.random.default_rng(0).permutation(len(some))[:400]
+            rows += [((html.unescape(some[place]),), label) for place in chosen]
+    found["other"] = _labelled(rows)
+    return found
+
+
+@cache
+def rte() -> dict[str, Labelled]:
+    """Read the first three challenges of textual entailment: pairs of a text and what may follow from it.
+
+    Returns:
+        `train` (3,367 different ones: the development sets of all three, the test sets of the first two) and
+        `test` (the test set of the third, 800).
+
+    Raises:
+        FileNotFoundError: The folder of real data is not named, or lacks it.
+    """
+    parts = {"train": ("rte1_dev", "rte2_dev", "rte3_dev", "rte1_test", "rte2_test"), "test": ("rte3_test",)}
+    found = {}
+    with zipfile.ZipFile(_needed("text_cls_research", "rte.zip")) as archive:
+        for part, names in parts.items():
+            rows = {}
+            for name in names:
+                for pair in ElementTree.fromstring(archive.read(f"rte/{name}.xml")).iter("pair"):
+                    texts = tuple((pair.findtext(side) or "").strip() for side in ("t", "h"))
+                    rows[texts] = int((pair.get("value") or pair.get("entailment")) in ("TRUE", "YES"))
+            found[part] = _labelled(list(rows.items()))
+    return found
+
+
+def _lines(folder: str, name: str) -> list[str]:
+    return gzip.decompress(_needed(folder, name).read_bytes()).decode().removesuffix("\n").split("\n")
+
+
+def _labelled(rows: list[tuple[tuple[str, ...], int]]) -> Labelled:
+    return tuple(texts for texts, _ in rows), np.array([label for _, label in rows])

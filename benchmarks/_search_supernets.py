@@ -12,11 +12,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import _adaptor
 import numpy as np
 from _record import Ledger, say
 from _search_arms import OURS, OURS_SETTINGS, nsga2_on, ours_with, own_digest
 from _search_runs import WARM, Shares
 from _search_tables import EnoughError, Problem, Recorder, Values, front_of, volume
+from _search_unseen import METRIC, Unseen
 from _train_supernets import supernet_folder
 
 from brickyard.core.config import Config
@@ -28,6 +30,7 @@ _LEVEL = 0.99
 _EXAMPLES = 5000  # all that are kept, of pictures and of texts with classes
 _DRAWN = 50
 _SEED = 0  # of the trained super-networks
+SEARCHED = "ratio of hypervolumes"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -156,15 +159,38 @@ class Measured:
         return [-metrics[o.name] if o.maximize else metrics[o.name] for o in self.objectives]
 
 
+@dataclass(frozen=True)
+class Found:
+    """What a search measured, in order.
+
+    Attributes:
+        configs: The subnets.
+        values: Their objectives `[subnets, objectives]`, all of them the smaller the better.
+    """
+
+    configs: list[Config]
+    values: Values
+
+    def judged(self, unseen: Unseen) -> Values:
+        """Return the values of the front, its quality judged anew by unseen examples."""
+        places = front_of(self.values)
+        values = self.values[places].copy()
+        values[:, 0] = [unseen.loss(self.configs[place]) for place in places]
+        return values
+
+
 def _measured(name: str, network: Supernet, results: Path, *, runtime: str = "ort") -> Measured:
     return Measured(network, results / f"search_evaluations_{name}_{runtime}_{network.digest}.csv")
 
 
+def _drawn(network: Supernet) -> list[Config]:
+    """Return subnets drawn at random, by which the usual quality of the space is told."""
+    return [network.canonical(network.space.sample(random.Random(seed))) for seed in range(_DRAWN)]
+
+
 def _usual(measured: Measured) -> float:
     """Return the median of the first objective over the space, the smaller the better."""
-    network = measured.network
-    drawn = [network.canonical(network.space.sample(random.Random(seed))) for seed in range(_DRAWN)]
-    return float(np.median([measured.values(config)[0] for config in drawn]))
+    return float(np.median([measured.values(config)[0] for config in _drawn(measured.network)]))
 
 
 def _reference(measured: Measured, values: Values) -> Values:
@@ -181,6 +207,9 @@ def supernets(ledger: Ledger, kept: Path, results: Path, *, seeds: Sequence[int]
     median, as a user tells the least quality that is of use; NSGA-II has no such setting. Subnets that
     compute the same count once for both.
 
+    Both fronts are compared twice: as searched, and with their quality judged by examples that neither
+    search saw, the median with them.
+
     Args:
         ledger: Takes the rows.
         kept: Folder of trained super-networks.
@@ -194,17 +223,30 @@ def supernets(ledger: Ledger, kept: Path, results: Path, *, seeds: Sequence[int]
             say(f"   {name}: no trained super-network to search; _train_supernets.py trains it")
             continue
         measured = _measured(name, network, results)
+        folder = supernet_folder(source.trained, _SEED, kept=kept)
+        path = results / f"search_unseen_{name}_{network.digest}.csv"
+        unseen = Unseen(source.trained, folder, path) if _adaptor.data_folder() else None
         for seed in seeds:
-            ours = _ours(measured, seed, OURS_CELLS)
-            peer = _nsga2(measured, seed)
-            reference = _reference(measured, np.vstack([ours, peer]))
-            found, other = volume(ours, reference), volume(peer, reference)
-            more = {"group": name, "seed": seed, "note": f"brickyard.search {own_digest()}"}
-            ledger.add("supernets", OURS, "hypervolume after 100", found, count=len(ours), **more)
-            ledger.add("supernets", "pymoo NSGA-II", "hypervolume after 800", other, count=len(peer), **more)
-            ratio = found / other if other else float("nan")
-            ledger.add("supernets", OURS, "ratio of hypervolumes", ratio, count=len(ours), **more)
-            say(f"   {name}, seed {seed}: {found:.4g}, NSGA-II {other:.4g} after {len(peer)}")
+            ours, peer = _ours(measured, seed, OURS_CELLS), _nsga2(measured, seed)
+            reference = _reference(measured, np.vstack([ours.values, peer.values]))
+            add = partial(
+                ledger.add, "supernets", group=name, seed=seed, note=f"brickyard.search {own_digest()}"
+            )
+            found, other = volume(ours.values, reference), volume(peer.values, reference)
+            counts = len(ours.values), len(peer.values)
+            add(OURS, "hypervolume after 100", found, count=counts[0])
+            add("pymoo NSGA-II", "hypervolume after 800", other, count=counts[1])
+            add(OURS, SEARCHED, _ratio(found, other), count=counts[0])
+            say(f"   {name}, seed {seed}: {found:.4g}, NSGA-II {other:.4g} after {counts[1]}")
+            if unseen is not None:
+                reference[0] = np.median([unseen.loss(config) for config in _drawn(network)])
+                found, other = (volume(each.judged(unseen), reference) for each in (ours, peer))
+                add(OURS, METRIC, _ratio(found, other), count=counts[0])
+                say(f"   {name}, seed {seed}, by unseen examples: {found:.4g}, NSGA-II {other:.4g}")
+
+
+def _ratio(found: float, other: float) -> float:
+    return found / other if other else float("nan")
 
 
 def _be_quiet() -> None:
@@ -214,16 +256,16 @@ def _be_quiet() -> None:
     optuna.logging.set_verbosity(optuna.logging.CRITICAL)
 
 
-def _ours(measured: Measured, seed: int, evaluations: int, **more: Any) -> Values:
-    """Search by ours, told the median of the first objective; return what was measured, in order."""
+def _ours(measured: Measured, seed: int, evaluations: int, **more: Any) -> Found:
+    """Search by ours, told the median of the first objective; return what was measured."""
     from brickyard.search import run
 
-    found: list[list[float]] = []
+    configs: list[Config] = []
     first, *others = measured.objectives
     least = -_usual(measured) if first.maximize else _usual(measured)
 
     def evaluate(config: Config) -> dict[str, float]:
-        found.append(measured.values(config))
+        configs.append(config)
         return measured.metrics(config)
 
     run(
@@ -237,15 +279,15 @@ def _ours(measured: Measured, seed: int, evaluations: int, **more: Any) -> Value
         **OURS_SETTINGS,
         **more,
     )
-    return np.array(found)
+    return Found(configs, np.array([measured.values(config) for config in configs]))
 
 
-def _nsga2(measured: Measured, seed: int) -> Values:
+def _nsga2(measured: Measured, seed: int) -> Found:
     from brickyard.search.params import config_of, distributions
 
     space = measured.network.space
     choices: dict[str, Any] = {name: found.choices for name, found in distributions(space).items()}  # type: ignore[attr-defined]
-    seen: dict[str, list[float]] = {}
+    seen: dict[str, Config] = {}
 
     def evaluate(places: Sequence[int]) -> list[float]:
         params = {name: values[place] for (name, values), place in zip(choices.items(), places, strict=True)}
@@ -253,12 +295,12 @@ def _nsga2(measured: Measured, seed: int) -> Values:
         if config.digest() not in seen:
             if len(seen) >= min(NSGA2_CELLS, space.size):
                 raise EnoughError
-            seen[config.digest()] = measured.values(config)
-        return seen[config.digest()]
+            seen[config.digest()] = config
+        return measured.values(config)
 
     with suppress(EnoughError):
         nsga2_on([len(values) for values in choices.values()], evaluate, len(measured.objectives), seed)
-    return np.array(list(seen.values()))
+    return Found(list(seen.values()), np.array([measured.values(config) for config in seen.values()]))
 
 
 def warm_start_supernet(ledger: Ledger, kept: Path, results: Path, *, seeds: Sequence[int]) -> None:
@@ -287,8 +329,9 @@ def warm_start_supernet(ledger: Ledger, kept: Path, results: Path, *, seeds: Seq
     for seed in seeds:
         storage = InMemoryStorage()
         _ours(on_first, seed, _COLD_SUBNETS, storage=storage, name="first")
-        cold = _ours(on_second, seed, _COLD_SUBNETS)
-        warm = _ours(on_second, seed, _COLD_SUBNETS, warm_start=WarmStart(storage=storage, name="first"))
+        cold = _ours(on_second, seed, _COLD_SUBNETS).values
+        start = WarmStart(storage=storage, name="first")
+        warm = _ours(on_second, seed, _COLD_SUBNETS, warm_start=start).values
         reference = _reference(on_second, cold)
         shares = [
             np.array([volume(found[: place + 1], reference) for place in range(len(found))])

@@ -103,10 +103,10 @@ def supernet_encoder(seed: int) -> SupernetBuild:
 
 
 def supernet_translation(seed: int) -> SupernetBuild:
-    """Return the recipe for the translation supernet on Multi30k, English to German: 8.8 epochs."""
+    """Return the recipe for the translation supernet on Multi30k, English to German: 9.9 epochs."""
     return SupernetBuild(
         network="translation_small",
         vocab_size=4000,
         max_tokens=64,
-        train=SupernetSettings(steps=4000, batch_size=64, learning_rate=2e-3, random_configs=1, seed=seed),
+        train=SupernetSettings(steps=4500, batch_size=64, learning_rate=2e-3, random_configs=2, seed=seed),
     )
