@@ -173,7 +173,7 @@ class Found:
 
     def judged(self, unseen: Unseen) -> Values:
         """Return the values of the front, its quality judged anew by unseen examples."""
-        places = front_of(self.values)
+        places = np.flatnonzero(front_of(self.values))
         values = self.values[places].copy()
         values[:, 0] = [unseen.loss(self.configs[place]) for place in places]
         return values
