@@ -19,6 +19,7 @@ from brickyard.train.contrastive import Distill, ExitLoss, Weights
 from brickyard.train.supernet import warm_cosine
 
 _UNDECAYED = ("bias", "layer_embedding")  # ends of names; those of heads can have two axes
+_HEADS = "root.head."  # begin of the names of heads
 
 
 class Exits(Protocol):
@@ -26,7 +27,7 @@ class Exits(Protocol):
 
     @property
     def network(self) -> nn.Module:
-        """All parameters."""
+        """All parameters; the names of those of heads begin with `root.head.`."""
 
     @property
     def exits(self) -> tuple[int, ...]:
@@ -93,6 +94,7 @@ class ExitSettings:
     Attributes:
         steps: Optimizer steps.
         learning_rate: Peak rate of AdamW.
+        head_rate: Rate of the heads by that of the backbone.
         warmup: Share of the steps over which the rate rises; then it falls to zero as a cosine.
         weight_decay: Of matrices; none for biases, norms and embeddings of layers.
         clip: Largest gradient norm.
@@ -108,6 +110,7 @@ class ExitSettings:
 
     steps: int = 500
     learning_rate: float = 5e-5
+    head_rate: float = 1.0
     warmup: float = 0.1
     weight_decay: float = 1e-2
     clip: float = 1.0
@@ -126,7 +129,7 @@ class ExitSettings:
         Raises:
             TrainError: A value is out of range.
         """
-        for name in ("steps", "learning_rate", "clip", "checkpoint_every"):
+        for name in ("steps", "learning_rate", "head_rate", "clip", "checkpoint_every"):
             if not getattr(self, name) > 0:
                 raise TrainError(f"{name} = {getattr(self, name)} must be above 0")
         for name in ("weight_decay", "seed"):
@@ -210,14 +213,15 @@ class ExitTraining:
             "weights": list(self.loss.weights),
         }
         named = [*encoder.network.named_parameters(), *self.loss.named_parameters()]
-        decays = [one for name, one in named if one.dim() > 1 and not name.endswith(_UNDECAYED)]
-        others = [one for name, one in named if one.dim() <= 1 or name.endswith(_UNDECAYED)]
+        groups: dict[tuple[float, float], list[Tensor]] = {}
+        for name, one in named:
+            decay = settings.weight_decay if one.dim() > 1 and not name.endswith(_UNDECAYED) else 0.0
+            rate = settings.head_rate if name.startswith(_HEADS) else 1.0
+            groups.setdefault((rate, decay), []).append(one)
         self.optimizer = torch.optim.AdamW(
-            [
-                {"params": decays, "weight_decay": settings.weight_decay},
-                {"params": others, "weight_decay": 0.0},
-            ]
+            [{"params": ones, "weight_decay": decay} for (_, decay), ones in groups.items()]
         )
+        self.rates = [rate for rate, _ in groups]
 
     def run(self, *, record_every: int = 20) -> Iterator[ExitRecord]:
         """Train to the end, or from where a checkpoint left off.
@@ -263,8 +267,8 @@ class ExitTraining:
         if not math.isfinite(value):
             raise TrainError(f"the loss is {value} at step {step}; lower the learning rate and start anew")
         rate = settings.learning_rate * warm_cosine(step, steps=settings.steps, warmup=settings.warmup)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
+        for group, own in zip(self.optimizer.param_groups, self.rates, strict=True):
+            group["lr"] = rate * own
         self.optimizer.zero_grad(set_to_none=True)
         losses.total.backward()
         trained = [one for group in self.optimizer.param_groups for one in group["params"]]
