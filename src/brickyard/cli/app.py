@@ -21,6 +21,7 @@ COMMANDS = (
     "evaluate",
     "train",
     "train supernet",
+    "pairs",
     "search",
     "modularize",
     "modularize experts",
