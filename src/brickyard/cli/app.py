@@ -21,6 +21,7 @@ COMMANDS = (
     "evaluate",
     "train",
     "train supernet",
+    "train exits",
     "pairs",
     "search",
     "modularize",
