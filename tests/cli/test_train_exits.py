@@ -135,6 +135,10 @@ def test_make_cuts_at_the_best_exit_within_the_limit(run, encoder, tmp_path):
     assert "cut at exit 1 of 1, 3" in said
     assert "1.000 ms p50 (last exit 3.000)" in said
 
+    refused = run("evaluate", tmp_path / "small", "--data", "pairs.jsonl")
+    assert refused.exit_code == 1
+    assert "was cut at one exit" in refused.stderr
+
     done = run("make", folder, *device, "--latency-ms", "0.5", "--out", tmp_path / "none", "--json")
     assert done.exit_code == 2
     assert "no exit takes at most 0.5 ms; the quickest takes 1 ms" in done.stderr

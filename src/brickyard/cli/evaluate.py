@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from brickyard.cli.talk import Meter, emit
-from brickyard.core.errors import DataError
+from brickyard.core.errors import ArtifactError, DataError
 
 
 def evaluate(
@@ -106,8 +106,12 @@ def evaluate(
         "objects": objects,
         "image_folder": None if image_folder is None else str(image_folder),
     }
-    from brickyard.factory.exit_records import has_exits
+    from brickyard.factory.exit_records import has_exits, is_cut
 
+    if is_cut(model_folder):
+        raise ArtifactError(
+            f"{model_folder} was cut at one exit; what each is worth is measured of the folder with all exits"
+        )
     if has_exits(model_folder):
         given = {**of_texts, **of_pictures, "attributes": names or None, "label": label}
         for name, value in given.items():
