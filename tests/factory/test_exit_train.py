@@ -1,5 +1,7 @@
 """A stopped training of exits goes on exactly; more in tests/cli/test_train_exits.py."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -12,7 +14,7 @@ from brickyard.train.exits import ExitSettings
 from ..modularize.encoders import backbone, letters
 
 PAIRS = [
-    CodePair(query=f"{one} {two}", document=f"{two} {one} {one}", source=one, file=one, line=1)
+    CodePair(query=f"{one} {two}", document=f"{two} {one} {one}", source=one, file=f"{one}.py", line=1)
     for one in "abcd"
     for two in "efgh"
 ]
@@ -55,6 +57,26 @@ def test_a_stopped_run_goes_on_exactly(build, tmp_path, monkeypatch):
     whole, halves = (load_exits(tmp_path / name).network.state_dict() for name in ("whole", "halves"))
     assert all(torch.equal(value, halves[name]) for name, value in whole.items())
     assert not (tmp_path / "halves.training").exists()
+
+
+def test_where_there_is_one_source_files_are_the_context(build, tmp_path, monkeypatch):
+    from brickyard.factory import exit_train
+
+    seen = []
+
+    class StoppedError(Exception):
+        pass
+
+    def context(texts, sources, *more, **settings):
+        seen.append(sources)
+        raise StoppedError
+
+    monkeypatch.setattr(exit_train, "ContextTexts", context)
+    settings = replace(build, train=replace(build.train, mlm=1.0))
+    for pairs in (PAIRS, [replace(pair, source="one") for pair in PAIRS]):
+        with pytest.raises(StoppedError):
+            train_exits(pairs, settings, out=tmp_path / "out", progress=silent)
+    assert seen == [[pair.source for pair in PAIRS], [pair.file for pair in PAIRS]]
 
 
 def test_what_does_not_fit_is_told(build, tmp_path):

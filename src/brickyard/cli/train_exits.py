@@ -86,7 +86,11 @@ def train_exits(
     ] = 0.0,
     same_source: Annotated[
         float,
-        typer.Option(metavar="X", help="Weight of telling whether two documents come from one source."),
+        typer.Option(
+            metavar="X",
+            help="Weight of telling whether two documents come from one source; from one file, where there is "
+            "one source only.",
+        ),
     ] = 0.0,
     precision: Annotated[
         Literal["fp32", "bf16"], typer.Option(help="Numbers that training computes with.")

@@ -66,7 +66,7 @@ def train_exits(
 
     Args:
         pairs: Pairs with their splits; those of `train` are trained on, and their documents with their
-            sources are the context, if that is asked for.
+            sources are the context, if that is asked for; with their files where there is one source.
         build: The build.
         out: Network folder to write; must not exist.
         progress: Called with a stage, steps done, steps in all, and a text.
@@ -152,9 +152,10 @@ def _train(
         texts = [(pair.query, pair.document) for pair in learned]
         batches = TextPairs(texts, encoder.tokens, batch_size=build.batch_size, seed=settings.seed)
     if settings.mlm + settings.same_source > 0:
+        several = len({pair.source for pair in learned}) > 1
         context = ContextTexts(
             [pair.document for pair in learned],
-            [pair.source for pair in learned],
+            [pair.source if several else pair.file for pair in learned],
             encoder.tokens.tokenizer,
             max_tokens=build.max_tokens,
             batch_size=build.batch_size,
