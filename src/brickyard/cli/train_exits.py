@@ -88,8 +88,8 @@ def train_exits(
         float,
         typer.Option(
             metavar="X",
-            help="Weight of telling whether two documents come from one source; from one file, where there is "
-            "one source only.",
+            help="Weight of telling whether two documents come from one source; from one file, where there "
+            "is one source only.",
         ),
     ] = 0.0,
     precision: Annotated[
