@@ -7,6 +7,7 @@ is left out.
 from __future__ import annotations
 
 import gzip
+import hashlib
 import html
 import io
 import json
@@ -378,3 +379,62 @@ def _lines(folder: str, name: str) -> list[str]:
 
 def _labelled(rows: list[tuple[tuple[str, ...], int]]) -> Labelled:
     return tuple(texts for texts, _ in rows), np.array([label for _, label in rows])
+
+
+@cache
+def stdlib_pairs(test: int = 649, validation: int = 300) -> dict[str, list[tuple[str, str]]]:
+    """Read docstrings with their functions, from the standard library of Python; split by file.
+
+    The name of a function is `f` wherever it stands in its code, so that no docstring finds it by the name.
+    Of equal docstrings or functions one pair is kept. Files come in the order of the hashes of their paths;
+    each goes to the test pairs, else to the validation pairs, while it does not overfill them.
+
+    Args:
+        test: Pairs to test on.
+        validation: Pairs to choose settings by.
+
+    Returns:
+        (docstring, function) by `test`, `validation` and `train`.
+
+    Raises:
+        FileNotFoundError: The folder of real data is not named, or lacks it.
+    """
+    path = _needed("stdlib_docstring_code", "python3.11_stdlib_pairs.jsonl.gz")
+    files: dict[str, list[tuple[str, str]]] = {}
+    seen: set[str] = set()
+    for line in gzip.decompress(path.read_bytes()).decode().splitlines():
+        record = json.loads(line)
+        code = re.sub(rf"\b{re.escape(record['name'])}\b", "f", record["code"])
+        if record["doc"] not in seen and code not in seen:
+            seen |= {record["doc"], code}
+            files.setdefault(record["path"], []).append((record["doc"], code))
+    parts: dict[str, list[tuple[str, str]]] = {"test": [], "validation": [], "train": []}
+    room = {"test": test, "validation": validation, "train": len(seen)}
+    for name in sorted(files, key=lambda name: hashlib.sha256(name.encode()).digest()):
+        fits = (part for part in parts if len(parts[part]) + len(files[name]) <= room[part])
+        parts[next(fits)] += files[name]
+    return parts
+
+
+@cache
+def cosqa(others: int | None = 1000) -> tuple[list[str], list[str], list[int]]:
+    """Read the test queries of CoSQA, people's searches, with the functions that answer them.
+
+    Args:
+        others: Functions that answer none of the queries, drawn at random; None for all of them.
+
+    Returns:
+        500 queries, the functions, and the place of the function of each query.
+
+    Raises:
+        FileNotFoundError: The folder of real data is not named, or lacks them.
+    """
+    parts = ("cosqa-retrieval-test-500.json.gz", "code_idx_map.json.gz")
+    records, places = (json.loads(gzip.decompress(_needed("cosqa", name).read_bytes())) for name in parts)
+    right = {record["code"] for record in records}
+    rest = [code for code in places if code not in right]
+    if others is not None:
+        rest = [rest[place] for place in np.random.default_rng(0).permutation(len(rest))[:others]]
+    functions = [*dict.fromkeys(record["code"] for record in records), *rest]
+    number = {code: place for place, code in enumerate(functions)}
+    return [record["doc"] for record in records], functions, [number[record["code"]] for record in records]

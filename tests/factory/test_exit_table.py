@@ -6,8 +6,9 @@ import json
 import pytest
 import torch
 
-from brickyard.core.errors import DataError, DeviceError, InfeasibleError
-from brickyard.factory.exit_table import ExitRow, ExitTable, evaluate_exits, ranks_of
+from brickyard.core.errors import ArtifactError, DataError, DeviceError, InfeasibleError
+from brickyard.factory.exit_records import ExitChoice
+from brickyard.factory.exit_table import ExitRow, ExitTable, evaluate_exits, pick_exit, ranks_of
 from brickyard.modularize import add_exits
 
 transformers = pytest.importorskip("transformers")
@@ -110,3 +111,28 @@ def test_files(tmp_path):
         lines[-1] == "10 queries, 9 documents; one text of 32 tokens, 1 thread(s), onnxruntime 1, a processor"
     )
     assert (tmp_path / "exits.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_limits_of_parameters_and_exits_without_a_judgement():
+    assert pick_exit(ROWS, max_parameters=1999) == 1
+    assert pick_exit(ROWS) == 2
+    unknown = [
+        ExitChoice(exit=row.exit, mrr=None, latency_ms=row.latency_ms, parameters=row.parameters)
+        for row in ROWS
+    ]
+    assert pick_exit(unknown) == 4
+    assert pick_exit(unknown, latency_ms=4) == 2
+    with pytest.raises(
+        InfeasibleError, match="no exit has at most 999 parameters; the smallest has 1,000"
+    ) as caught:
+        pick_exit(ROWS, latency_ms=9, max_parameters=999)
+    assert caught.value.limit == "parameters"
+
+
+def test_a_table_comes_back_from_json():
+    assert ExitTable.from_json(json.loads(json.dumps(TABLE.to_json()))) == TABLE
+    for wrong in ({}, [], {**TABLE.to_json(), "more": 1}, {**TABLE.to_json(), "rows": [{"exit": 1}]}):
+        with pytest.raises(ArtifactError, match=r"some\.json is no table of exits"):
+            ExitTable.from_json(wrong, name="some.json")
+    with pytest.raises(ArtifactError, match="the table has no rows"):
+        ExitTable.from_json({**TABLE.to_json(), "rows": []})

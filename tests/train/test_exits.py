@@ -47,6 +47,15 @@ def letters(step):
 SETTINGS = ExitSettings(steps=60, learning_rate=2e-2, scale=10.0)
 
 
+def small_encoder(head, exits=(1, 3)):
+    import transformers
+
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 16, "num_attention_heads": 2, "intermediate_size": 32, "vocab_size": 40}
+    model = transformers.BertModel(transformers.BertConfig(**sizes, num_hidden_layers=3))
+    return add_exits(model, exits=exits, head=head, max_tokens=8)
+
+
 @pytest.mark.parametrize("changes", [{}, {"distill": "kl"}, {"distill": "cosine", "learn_scale": True}])
 def test_all_exits_learn(changes):
     encoder = Pico()
@@ -178,3 +187,18 @@ def test_every_pair_comes_once_in_an_epoch():
 def test_bad_settings_are_refused(settings, message):
     with pytest.raises(TrainError, match=message):
         ExitSettings(**settings)
+
+
+def test_heads_take_larger_steps_by_their_own_rate():
+    pytest.importorskip("transformers")
+    moved = {}
+    for rate in (1.0, 10.0):
+        encoder = small_encoder("own")
+        before = {name: one.detach().clone() for name, one in encoder.network.named_parameters()}
+        settings = replace(SETTINGS, steps=1, warmup=0, learning_rate=1e-4, weight_decay=0, head_rate=rate)
+        list(ExitTraining(encoder, batches=letters, settings=settings).run())
+        for name, one in encoder.network.named_parameters():
+            moved[name, rate] = float((one - before[name]).detach().abs().max())
+    assert moved["root.head.weight", 10.0] == pytest.approx(10 * moved["root.head.weight", 1.0], rel=1e-2)
+    [word] = {name for name, _ in moved if name.endswith("word_embeddings.weight")}
+    assert moved[word, 10.0] == pytest.approx(moved[word, 1.0], rel=1e-2)

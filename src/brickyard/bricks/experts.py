@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from brickyard.core.brick import Brick, Extract
 from brickyard.core.cut import Cut
 from brickyard.core.decision import Decision, Subset
+from brickyard.core.dispatch import Matrices
 from brickyard.core.feed_forward import (
     CosineGate,
     Gate,
@@ -29,6 +30,7 @@ from brickyard.core.feed_forward import (
     Passed,
     RoutedFeedForward,
     Routing,
+    choose,
     cosine_scores,
     feed_forward,
     matrices_of,
@@ -240,23 +242,38 @@ class Experts(ExpertMatrix):
 
         Per-sample gates of the subset multiply the neurons of each expert; experts of gate 0 are not chosen.
         """
-        activation, values, gated, dropout = self._others
-        matrices = matrices_of(
-            self.active(),
-            values.active(),
-            None if gated is None else gated.active(),
-            transposed=self.split.transposed,
-        )
+        activation, _, _, dropout = self._others
         gates = self.split.subset.gates
         return feed_forward(
             x,
-            matrices,
+            self._matrices(),
             activation.inner,
             self.split.routing(),
             dropout=None if dropout is None else dropout.inner,
             gate=self.gate,
             gates_BE=None if gates is None else gates[:, list(self.split.subset.value)],
         )
+
+    def _matrices(self) -> Matrices:
+        _, values, gated, _ = self._others
+        return matrices_of(
+            self.active(),
+            values.active(),
+            None if gated is None else gated.active(),
+            transposed=self.split.transposed,
+        )
+
+    @torch.no_grad()
+    def choices(self, x: Tensor) -> Tensor:
+        """Return the experts that tokens choose, in all modes, as numbers among the active ones.
+
+        Args:
+            x: Tokens `[..., width]`. Per-sample gates are not regarded.
+
+        Returns:
+            Numbers of experts `[..., top_k]`, in no order.
+        """
+        return choose(x, self._matrices().keys, self.split.routing(), gate=self.gate)[2]
 
     def extract(self, weights: dict[str, Tensor | None], recurse: Extract) -> nn.Module:
         """Build the narrower layer, or a `RoutedFeedForward` where tokens still choose among experts."""

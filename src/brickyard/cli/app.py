@@ -21,6 +21,8 @@ COMMANDS = (
     "evaluate",
     "train",
     "train supernet",
+    "train exits",
+    "pairs",
     "search",
     "modularize",
     "modularize experts",

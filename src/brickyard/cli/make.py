@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from brickyard.cli.talk import Meter, complain, emit, say, warn
-from brickyard.core.errors import InfeasibleError
+from brickyard.core.errors import InfeasibleError, MissingExtraError
 
 if TYPE_CHECKING:
     from brickyard.factory.factory import Factory
@@ -23,7 +24,7 @@ def make(
         typer.Argument(
             metavar="FACTORY",
             help="A factory: a folder, the name of a bundled one, or a hub id (owner/name); with "
-            "--from-front the folder of a search.",
+            "--from-front the folder of a search; or the folder of an encoder with exits.",
         ),
     ] = "geometry",
     *,
@@ -43,8 +44,9 @@ def make(
         str | None,
         typer.Option(
             metavar="PROFILE",
-            help="Device profile that latency and energy refer to, or a CSV table of block times. Default: "
-            "this machine, profiled on first use.",
+            help="Device profile that latency and energy refer to, or a CSV table of block times; for an "
+            "encoder with exits the exits.json that `evaluate` wrote there. Default: this machine, profiled "
+            "on first use.",
         ),
     ] = None,
     format: Annotated[
@@ -179,6 +181,19 @@ def make(
         _refuse_others({**others, **limits, **decoding})
         _make_from_front(factory, from_front, out=out, format=format, json=json)
         return
+    from brickyard.factory.exit_records import has_exits
+
+    if has_exits(factory):
+        others = {"task": task, "requests": requests, **decoding}
+        others |= {"format": None if format == "onnx" else format, "measure_memory": measure_memory or None}
+        for name, value in others.items():
+            if value is not None:
+                raise typer.BadParameter(
+                    "it is not for an encoder with exits; leave the option out",
+                    param_hint=f"--{name.replace('_', '-')}",
+                )
+        _make_exit(factory, limits, out=out, device=device, threads=threads or 1, json=json)
+        return
     if requests is not None:
         if decoding:
             raise typer.BadParameter(
@@ -251,6 +266,36 @@ def _make_from_front(folder: str, place: int, *, out: Path, format: str | None, 
         from brickyard.cli.summary import text_summary
 
         typer.echo(text_summary(report))
+
+
+def _make_exit(
+    folder: str, limits: dict[str, Any], *, out: Path, device: str | None, threads: int, json: bool
+) -> None:
+    for library, extra in (("torch", "train"), ("transformers", "transformers"), ("onnxscript", "train")):
+        if find_spec(library) is None:
+            raise MissingExtraError(library, extra=extra)
+    from brickyard.factory.exit_make import make_exit
+    from brickyard.factory.records import Budget
+
+    try:
+        with Meter() as meter:
+            report = make_exit(
+                folder,
+                budget=Budget(**limits),
+                out=out,
+                device=device,
+                threads=threads,
+                progress=lambda stage, done, total: meter(stage, done, total, ""),
+            )
+    except InfeasibleError as error:
+        _tell_infeasible(error, task=None, limits=limits, json=json)
+        raise typer.Exit(_INFEASIBLE_EXIT) from None
+    if json:
+        emit(report.model_dump(mode="json"))
+    else:
+        from brickyard.cli.summary import exit_summary
+
+        typer.echo(exit_summary(report))
 
 
 def _tell_infeasible(error: InfeasibleError, *, task: str | None, limits: dict[str, Any], json: bool) -> None:

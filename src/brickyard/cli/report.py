@@ -30,6 +30,12 @@ def report(
 def _model(folder: Path) -> None:
     from pydantic import ValidationError
 
+    from brickyard.factory.exit_records import is_cut
+
+    if is_cut(folder):
+        _cut(folder)
+        return
+
     from brickyard.cli.summary import summary, text_summary
     from brickyard.factory.records import Report
     from brickyard.factory.report_html import render
@@ -52,6 +58,20 @@ def _model(folder: Path) -> None:
         update={"files": {role: str(folder / Path(file).name) for role, file in record.files.items()}}
     )
     typer.echo(text_summary(record) if isinstance(record, TextReport) else summary(record))
+
+
+def _cut(folder: Path) -> None:
+    from pydantic import ValidationError
+
+    from brickyard.cli.summary import exit_summary
+    from brickyard.factory.exit_records import ExitReport
+
+    try:
+        record = ExitReport.model_validate(read_json(folder / "report.json"))
+    except ValidationError as error:
+        raise ArtifactError(f"{folder / 'report.json'} is not a report of this brickyard: {error}") from None
+    places = {role: str(folder / Path(file).name) for role, file in record.files.items()}
+    typer.echo(exit_summary(record.model_copy(update={"files": places})))
 
 
 def _factory(folder: Path) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from brickyard.factory.exit_records import ExitReport
     from brickyard.factory.records import Budget, Report
     from brickyard.factory.text_records import TextReport
 
@@ -117,3 +118,34 @@ def text_summary(report: TextReport) -> str:
         ("report", report.files["page"]),
     ]
     return "\n".join([report.title, *(f"  {name:<11}{text}" for name, text in rows)])
+
+
+def exit_summary(report: ExitReport) -> str:
+    """Describe an encoder that was cut at an exit in a few aligned lines.
+
+    Args:
+        report: Its report.
+    """
+    chosen, last = report.chosen, report.choices[-1]
+    mrr = "not measured: no pairs were held out in training"
+    if chosen.mrr is not None:
+        mrr = f"MRR {chosen.mrr:.3f} (last exit {last.mrr:.3f}) on pairs that were held out"
+    rows = [
+        ("quality", mrr),
+        (
+            "a text",
+            f"{chosen.latency_ms:.3f} ms p50 (last exit {last.latency_ms:.3f}), {report.tokens} tokens; "
+            f"threads {report.threads}; {report.timed_on}",
+        ),
+        (
+            "parameters",
+            f"{chosen.parameters:,}, {chosen.parameters / last.parameters:.1%} of the last exit's",
+        ),
+        ("file", f"{report.file_bytes / 1e6:.3f} MB"),
+        ("made in", f"{report.seconds['total']:.2f} s"),
+        ("model", report.files["model"]),
+        ("folder", f"{Path(report.files['model']).parent}, for SentenceTransformer(...)"),
+    ]
+    exits = ", ".join(str(choice.exit) for choice in report.choices)
+    title = f"encoder of texts, cut at exit {report.exit} of {exits}"
+    return "\n".join([title, *(f"  {name:<11}{text}" for name, text in rows)])

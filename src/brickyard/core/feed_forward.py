@@ -73,6 +73,38 @@ def expert_scores(x: Tensor, keys_FD: Tensor, *, num_experts: int, expert_width:
         return F.linear(x, own_EUD.mean(1))
 
 
+def choose(
+    x: Tensor,
+    keys_FD: Tensor,
+    routing: Routing,
+    *,
+    gate: nn.Module | None = None,
+    factor: Tensor | None = None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Choose the experts of each token.
+
+    Args:
+        x: Tokens `[..., width]`.
+        keys_FD: Keys of all neurons, experts first.
+        routing: How tokens use experts.
+        gate: Gives learned scores `[..., experts]` of tokens; for routing by `learned` alone.
+        factor: Factors `[..., experts]`; experts of factor 0 are chosen last.
+
+    Returns:
+        Scores of all experts `[..., experts]`, those of the chosen ones `[..., top_k]` and their numbers.
+    """
+    if routing.gate == "learned":
+        assert gate is not None
+        scores = gate(x)
+    else:
+        scores = expert_scores(x, keys_FD, num_experts=routing.num_experts, expert_width=routing.expert_width)
+        scores = -scores if routing.gate == "lowest" else scores
+    if factor is not None:
+        scores = scores.masked_fill(factor == 0, -torch.inf)
+    best, use = scores.topk(min(routing.top_k, routing.num_experts), dim=-1, sorted=False)
+    return scores, best, use
+
+
 def feed_forward(
     x: Tensor,
     matrices: Matrices,
@@ -101,17 +133,9 @@ def feed_forward(
     if gates_BE is not None:
         factor = gates_BE.to(x.dtype).reshape(len(gates_BE), *[1] * (x.dim() - 2), -1)
     if routing.chooses:
-        experts, width = routing.num_experts, routing.expert_width
-        used_each, share = min(routing.top_k, experts), None
-        if routing.gate == "learned":
-            assert gate is not None
-            scores = gate(x)
-        else:
-            scores = expert_scores(x, matrices.keys, num_experts=experts, expert_width=width)
-            scores = -scores if routing.gate == "lowest" else scores
-        if factor is not None:
-            scores = scores.masked_fill(factor == 0, -torch.inf)
-        best, use = scores.topk(used_each, dim=-1, sorted=False)
+        experts, width, share = routing.num_experts, routing.expert_width, None
+        scores, best, use = choose(x, matrices.keys, routing, gate=gate, factor=factor)
+        used_each = use.shape[-1]
         if routing.gate == "learned":
             share = best.softmax(-1).to(x.dtype)  # the same as probabilities of all, brought to a sum of 1
         if routing.mode == "sparse" and factor is None and not _must_be_fixed(x, dropout):

@@ -6,13 +6,13 @@ import io
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from brickyard.core.errors import DataError, InfeasibleError, MissingExtraError
+from brickyard.core.errors import ArtifactError, DataError, InfeasibleError, MissingExtraError
 from brickyard.core.files import write_bytes, write_json, write_text
 from brickyard.devices.measure import medians, processor_name, round_robin
 from brickyard.devices.runtimes.base import Fed, check_threads
@@ -76,21 +76,32 @@ class ExitTable:
         Raises:
             InfeasibleError: No exit is that quick.
         """
-        fitting = [row for row in self.rows if row.latency_ms <= latency_ms]
-        if not fitting:
-            least = min(row.latency_ms for row in self.rows)
-            raise InfeasibleError(
-                f"no exit takes at most {latency_ms:g} ms; the quickest takes {least:.3g} ms. Allow that, or "
-                "add an earlier exit",
-                limit="latency_ms",
-                requested=latency_ms,
-                smallest=least,
-            )
-        return max(fitting, key=lambda row: (row.mrr, -row.latency_ms)).exit
+        return pick_exit(self.rows, latency_ms=latency_ms)
 
     def to_json(self) -> dict[str, Any]:
         """Return the table as JSON values."""
         return {**asdict(self), "rows": [asdict(row) for row in self.rows]}
+
+    @classmethod
+    def from_json(cls, record: Any, *, name: str = "the table") -> ExitTable:
+        """Build a table from the values of `to_json`.
+
+        Args:
+            record: The values.
+            name: What they are called in errors.
+
+        Raises:
+            ArtifactError: They are not those of a table.
+        """
+        try:
+            rows = tuple(ExitRow(**row) for row in record["rows"])
+            table = cls(**{**record, "rows": rows})
+        except (KeyError, TypeError):
+            raise ArtifactError(f"{name} is no table of exits, as `brickyard evaluate` writes it") from None
+        numbers = [value for row in rows for value in asdict(row).values()]
+        if not rows or not all(isinstance(value, int | float) for value in numbers):
+            raise ArtifactError(f"{name} has no rows, or rows that are not numbers")
+        return table
 
     def text(self) -> str:
         """Return the table as Markdown, with a line on how it was measured."""
@@ -202,7 +213,7 @@ def evaluate_exits(
     there = encoder.encode_all(
         documents, progress=lambda done, _: progress("texts", len(queries) + done, total)
     )
-    sizes, times = _costs(encoder, count, threads, seconds, progress)
+    sizes, times = exit_costs(encoder, count, threads, seconds, progress)
     rows = []
     for exit in encoder.exits:
         ranks = ranks_of(asked[exit], there[exit], right)
@@ -219,6 +230,63 @@ def evaluate_exits(
     )
 
 
+class Candidate(Protocol):
+    """An exit to choose from; `ExitRow` is one."""
+
+    @property
+    def exit(self) -> int:
+        """Layers in front of it."""
+
+    @property
+    def mrr(self) -> float | None:
+        """Quality; None where it is not known of any."""
+
+    @property
+    def latency_ms(self) -> float:
+        """Median time of one text."""
+
+    @property
+    def parameters(self) -> int:
+        """Parameters of the encoder that is cut there."""
+
+
+def pick_exit(
+    candidates: Sequence[Candidate], *, latency_ms: float | None = None, max_parameters: int | None = None
+) -> int:
+    """Return the exit with the highest MRR that keeps the limits; of equals the quickest.
+
+    Args:
+        candidates: The exits; where their MRR is not known, later ones count as better.
+        latency_ms: Most time of one text, milliseconds.
+        max_parameters: Most parameters.
+
+    Raises:
+        InfeasibleError: No exit keeps the limits.
+    """
+    fitting = list(candidates)
+    limits = (
+        ("latency_ms", latency_ms, "takes at most {:g} ms; the quickest takes {:.3g} ms"),
+        ("parameters", max_parameters, "has at most {:,} parameters; the smallest has {:,}"),
+    )
+    for name, limit, told in limits:
+        if limit is None:
+            continue
+        least = min(getattr(one, name) for one in candidates)
+        fitting = [one for one in fitting if getattr(one, name) <= limit]
+        if not fitting:
+            raise InfeasibleError(
+                f"no exit {told.format(limit, least)}. Allow that, or add an earlier exit",
+                limit=name,
+                requested=limit,
+                smallest=least,
+            )
+
+    def worth(one: Candidate) -> tuple[float, float]:
+        return (one.exit if one.mrr is None else one.mrr, -one.latency_ms)
+
+    return max(fitting, key=worth).exit
+
+
 def ranks_of(queries: Tensor, documents: Tensor, right: Tensor) -> Tensor:
     """Return the rank of the right document of each query, `[queries]`, from 1; of equals it is the last.
 
@@ -232,10 +300,21 @@ def ranks_of(queries: Tensor, documents: Tensor, right: Tensor) -> Tensor:
     return (scores >= own).sum(1).double()
 
 
-def _costs(
+def exit_costs(
     encoder: MultiExitEncoder, tokens: int, threads: int, seconds: float, progress: Progress
 ) -> tuple[Mapping[int, int], Mapping[int, float]]:
-    """Return parameters and milliseconds of one text, by exit."""
+    """Count and time all exits of an encoder.
+
+    Args:
+        encoder: The encoder, with a tokenizer; left as it is.
+        tokens: Tokens of the text that is timed.
+        threads: Threads of ONNX Runtime, which times the exits in turns.
+        seconds: When no further round starts; six rounds at least are run.
+        progress: Called with `latency`, rounds done and rounds in all.
+
+    Returns:
+        Parameters, and median milliseconds of one text, by exit.
+    """
     vocab_size = encoder.network.vocab_sizes[0]
     batch = encoder.tokens.batch([[(3 + place) % vocab_size for place in range(tokens)]])
     feed = {name: part.numpy() for name, part in batch.items()}

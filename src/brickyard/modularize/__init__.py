@@ -13,6 +13,7 @@ from brickyard.modularize.cnn import Modularized, Split, Whole, modularize_cnn
 from brickyard.modularize.early_exit import ExitClassifier, fit_exit_classifier
 from brickyard.modularize.exit_folder import load_exits, save_exits
 from brickyard.modularize.exits import MultiExitEncoder, add_exits
+from brickyard.modularize.expert_usage import ExpertUsage, usage_callback
 from brickyard.modularize.folder import load_modular, load_transformer, save_modular
 from brickyard.modularize.intake import Anatomy, Attention, FeedForward, Layer, example_inputs, find_anatomy
 from brickyard.modularize.partition import balanced_kmeans, partition_neurons
@@ -23,6 +24,7 @@ __all__ = [
     "Anatomy",
     "Attention",
     "ExitClassifier",
+    "ExpertUsage",
     "FeedForward",
     "Layer",
     "ModularTransformer",
@@ -45,6 +47,7 @@ __all__ = [
     "partition_neurons",
     "save_exits",
     "save_modular",
+    "usage_callback",
 ]
 
 

@@ -24,7 +24,11 @@ _KEYS = {"exits", "head", "embed_dim", "max_tokens"}
 
 
 def save_exits(
-    encoder: MultiExitEncoder, folder: str | Path, *, provenance: Mapping[str, Any] | None = None
+    encoder: MultiExitEncoder,
+    folder: str | Path,
+    *,
+    provenance: Mapping[str, Any] | None = None,
+    files: Mapping[str, bytes] | None = None,
 ) -> Path:
     """Write an encoder with its exits as a network folder.
 
@@ -32,6 +36,7 @@ def save_exits(
         encoder: An encoder whose backbone is a model of transformers.
         folder: Folder to write; must not exist or be empty.
         provenance: What is worth keeping of where it comes from, JSON values.
+        files: Content of further files, by path in the folder.
 
     Returns:
         The folder.
@@ -67,6 +72,9 @@ def save_exits(
         write_bytes(
             place / "heads.safetensors", save({name: one.contiguous() for name, one in heads.items()})
         )
+        for name, content in (files or {}).items():
+            (place / name).parent.mkdir(exist_ok=True)
+            write_bytes(place / name, content)
         write_manifest(place, format_version=FORMAT_VERSION, kind="network", fields={"name": target.name})
     return target
 

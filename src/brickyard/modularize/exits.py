@@ -72,6 +72,12 @@ class MultiExitEncoder:
         return self.network.root.get_submodule("backbone")
 
     @property
+    def width(self) -> int:
+        """Width of the states of the tokens."""
+        backbone: Any = self.backbone
+        return int(backbone.config.hidden_size)
+
+    @property
     def _layers(self) -> ExitLayers:
         layers = self.backbone.get_submodule(self._path)
         if not isinstance(layers, ExitLayers):
@@ -140,6 +146,19 @@ class MultiExitEncoder:
         Returns:
             Unit vectors `[batch, embed_dim]` by exit, ascending.
         """
+        states = self.states(input_ids, attention_mask)
+        return {exit: self._headed(mean_pool(state, attention_mask), exit) for exit, state in states.items()}
+
+    def states(self, input_ids: Tensor, attention_mask: Tensor) -> dict[int, Tensor]:
+        """Return the states of the tokens at all exits, without heads, by one run of the backbone.
+
+        Args:
+            input_ids: Ids `[batch, tokens]`.
+            attention_mask: 1 at real tokens, 0 at padding.
+
+        Returns:
+            States `[batch, tokens, width]` by exit, ascending, with gradients.
+        """
         layers, backbone = self._layers, self.backbone
         found: dict[int, Tensor] = {}
 
@@ -158,11 +177,10 @@ class MultiExitEncoder:
             for handle in handles:
                 handle.remove()
         tail = None if self._tail is None else backbone.get_submodule(self._tail)
-        states = {
+        return {
             exit: last if exit == self.exits[-1] else (found[exit] if tail is None else tail(found[exit]))
             for exit in self.exits
         }
-        return {exit: self._headed(mean_pool(state, attention_mask), exit) for exit, state in states.items()}
 
     @torch.no_grad()
     def embed_until(

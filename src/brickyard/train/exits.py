@@ -15,10 +15,12 @@ from torch import Tensor, nn
 
 from brickyard.core.errors import TrainError
 from brickyard.train.checkpoint import resumed_steps
+from brickyard.train.context import ContextBatch, ContextLoss
 from brickyard.train.contrastive import Distill, ExitLoss, Weights
 from brickyard.train.supernet import warm_cosine
 
 _UNDECAYED = ("bias", "layer_embedding")  # ends of names; those of heads can have two axes
+_HEADS = ("root.head.", "context.")  # begins of the names of heads
 
 
 class Exits(Protocol):
@@ -26,7 +28,7 @@ class Exits(Protocol):
 
     @property
     def network(self) -> nn.Module:
-        """All parameters."""
+        """All parameters; the names of those of heads begin with `root.head.`."""
 
     @property
     def exits(self) -> tuple[int, ...]:
@@ -34,6 +36,17 @@ class Exits(Protocol):
 
     def embed(self, input_ids: Tensor, attention_mask: Tensor, /) -> Mapping[int, Tensor]:
         """Return unit vectors `[batch, embed_dim]` by exit."""
+
+    def states(self, input_ids: Tensor, attention_mask: Tensor, /) -> Mapping[int, Tensor]:
+        """Return states of the tokens `[batch, tokens, width]` by exit; for training in context."""
+
+    @property
+    def backbone(self) -> nn.Module:
+        """The backbone, which has `get_input_embeddings`; asked only for training in context."""
+
+    @property
+    def width(self) -> int:
+        """Width of the states; asked only for training in context."""
 
 
 class PairBatch(NamedTuple):
@@ -93,6 +106,7 @@ class ExitSettings:
     Attributes:
         steps: Optimizer steps.
         learning_rate: Peak rate of AdamW.
+        head_rate: Rate of the heads by that of the backbone.
         warmup: Share of the steps over which the rate rises; then it falls to zero as a cosine.
         weight_decay: Of matrices; none for biases, norms and embeddings of layers.
         clip: Largest gradient norm.
@@ -101,6 +115,10 @@ class ExitSettings:
         learn_scale: Whether the scale is learned.
         distill: What early exits learn from the last one: `kl`, `cosine`, or None for nothing.
         distill_weight: Weight of that beside an exit's InfoNCE.
+        contrast: Weight of InfoNCE, and of what is learned from the last exit, at every exit.
+        mlm: Weight of guessing hidden tokens at every exit; above 0 it needs `context`.
+        same_source: Weight of telling whether two pieces of code come from one source at every exit; above 0
+            it needs `context`.
         precision: `fp32`, or `bf16` for mixed precision.
         seed: Seed of dropout.
         checkpoint_every: Steps between checkpoints.
@@ -108,6 +126,7 @@ class ExitSettings:
 
     steps: int = 500
     learning_rate: float = 5e-5
+    head_rate: float = 1.0
     warmup: float = 0.1
     weight_decay: float = 1e-2
     clip: float = 1.0
@@ -116,6 +135,9 @@ class ExitSettings:
     learn_scale: bool = False
     distill: Distill | None = None
     distill_weight: float = 1.0
+    contrast: float = 1.0
+    mlm: float = 0.0
+    same_source: float = 0.0
     precision: Literal["fp32", "bf16"] = "fp32"
     seed: int = 0
     checkpoint_every: int = 100
@@ -126,12 +148,14 @@ class ExitSettings:
         Raises:
             TrainError: A value is out of range.
         """
-        for name in ("steps", "learning_rate", "clip", "checkpoint_every"):
+        for name in ("steps", "learning_rate", "head_rate", "clip", "checkpoint_every"):
             if not getattr(self, name) > 0:
                 raise TrainError(f"{name} = {getattr(self, name)} must be above 0")
-        for name in ("weight_decay", "seed"):
+        for name in ("weight_decay", "seed", "contrast", "mlm", "same_source"):
             if not getattr(self, name) >= 0:
                 raise TrainError(f"{name} = {getattr(self, name)} must not be negative")
+        if not self.contrast + self.mlm + self.same_source > 0:
+            raise TrainError("contrast, mlm and same_source are all 0, so nothing would be learned")
         if not 0 <= self.warmup <= 1:
             raise TrainError(f"warmup = {self.warmup} must lie in [0, 1]")
         if self.precision not in ("fp32", "bf16"):
@@ -163,9 +187,12 @@ class ExitRecord:
     Attributes:
         step: Steps done.
         loss: What is made smaller.
-        by_exit: InfoNCE by exit, without weight.
+        by_exit: InfoNCE by exit, without weight; empty where it has none.
         scale: What cosines are multiplied by, at the last of these steps.
         seconds: Time that they took.
+        mlm: Cross entropy of hidden tokens by exit, without weight; empty without context.
+        same_source: Cross entropy of whether pieces come from one source, by exit, without weight; empty
+            without context.
     """
 
     step: int
@@ -173,6 +200,8 @@ class ExitRecord:
     by_exit: dict[int, float]
     scale: float
     seconds: float
+    mlm: dict[int, float]
+    same_source: dict[int, float]
 
 
 class ExitTraining:
@@ -180,8 +209,11 @@ class ExitTraining:
 
     Args:
         encoder: The encoder, changed in place.
-        batches: From a step to its pairs, decided by the step alone; `TextPairs` is one.
+        batches: From a step to its pairs, decided by the step alone; `TextPairs` is one. None where
+            `contrast` is 0.
         settings: The run.
+        context: From a step to its rows of two pieces, decided by the step alone, where `mlm` or
+            `same_source` is above 0; `ContextTexts` is one.
         folder: Where the checkpoint lies; None for none.
         identity: What else decides the run, such as a hash of the pairs, JSON values; a checkpoint with
             another is refused.
@@ -194,14 +226,30 @@ class ExitTraining:
         self,
         encoder: Exits,
         *,
-        batches: Callable[[int], PairBatch],
+        batches: Callable[[int], PairBatch] | None,
         settings: ExitSettings,
+        context: Callable[[int], ContextBatch] | None = None,
         folder: Path | None = None,
         identity: Mapping[str, Any] | None = None,
     ) -> None:
-        self.encoder, self.batches, self.settings = encoder, batches, settings
+        if (settings.contrast > 0) != (batches is not None):
+            raise TrainError(
+                f"contrast = {settings.contrast} {'needs' if batches is None else 'has no use for'} pairs"
+            )
+        if (settings.mlm + settings.same_source > 0) != (context is not None):
+            raise TrainError(
+                f"mlm = {settings.mlm} and same_source = {settings.same_source} "
+                f"{'need' if context is None else 'have no use for'} context"
+            )
+        self.encoder, self.batches, self.context, self.settings = encoder, batches, context, settings
         self.device = next(encoder.network.parameters()).device
         self.loss = settings.loss(encoder.exits).to(self.device)
+        self.modules: dict[str, nn.Module] = {"network": encoder.network, "loss": self.loss}
+        self.context_loss: ContextLoss | None = None
+        if context is not None:
+            table = encoder.backbone.get_input_embeddings()  # type: ignore[operator]
+            heads = ContextLoss(encoder.exits, encoder.width, table, seed=settings.seed)
+            self.context_loss = self.modules["context"] = heads.to(self.device)
         self.path = None if folder is None else folder / "exits.safetensors"
         self.identity = {
             **(identity or {}),
@@ -209,15 +257,20 @@ class ExitTraining:
             "exits": list(encoder.exits),
             "weights": list(self.loss.weights),
         }
-        named = [*encoder.network.named_parameters(), *self.loss.named_parameters()]
-        decays = [one for name, one in named if one.dim() > 1 and not name.endswith(_UNDECAYED)]
-        others = [one for name, one in named if one.dim() <= 1 or name.endswith(_UNDECAYED)]
+        named = [
+            (name if part == "network" else f"{part}.{name}", one)
+            for part, module in self.modules.items()
+            for name, one in module.named_parameters()
+        ]
+        groups: dict[tuple[float, float], list[Tensor]] = {}
+        for name, one in named:
+            decay = settings.weight_decay if one.dim() > 1 and not name.endswith(_UNDECAYED) else 0.0
+            rate = settings.head_rate if name.startswith(_HEADS) else 1.0
+            groups.setdefault((rate, decay), []).append(one)
         self.optimizer = torch.optim.AdamW(
-            [
-                {"params": decays, "weight_decay": settings.weight_decay},
-                {"params": others, "weight_decay": 0.0},
-            ]
+            [{"params": ones, "weight_decay": decay} for (_, decay), ones in groups.items()]
         )
+        self.rates = [rate for rate, _ in groups]
 
     def run(self, *, record_every: int = 20) -> Iterator[ExitRecord]:
         """Train to the end, or from where a checkpoint left off.
@@ -236,41 +289,65 @@ class ExitTraining:
         for step, (loss, *losses), seconds in resumed_steps(
             self._one_step,
             path=self.path,
-            modules={"network": self.encoder.network, "loss": self.loss},
+            modules=self.modules,
             optimizer=self.optimizer,
             settings=self.identity,
             steps=self.settings.steps,
             checkpoint_every=self.settings.checkpoint_every,
             record_every=record_every,
         ):
+            exits, found = self.encoder.exits, iter(losses)
+            by_exit, mlm, same_source = (
+                {exit: next(found) for exit in exits} if given is not None else {}
+                for given in (self.batches, self.context, self.context)
+            )
             yield ExitRecord(
                 step=step,
                 loss=loss,
-                by_exit=dict(zip(self.encoder.exits, losses, strict=True)),
+                by_exit=by_exit,
                 scale=float(self.loss.scale.detach()),
                 seconds=seconds,
+                mlm=mlm,
+                same_source=same_source,
             )
         self.encoder.network.eval()
 
     def _one_step(self, step: int) -> tuple[float, ...]:
         settings = self.settings
         torch.manual_seed(int(np.random.default_rng([settings.seed, step]).integers(2**62)))
-        batch = self.batches(step)
-        with self._autocast():
-            queries, documents = (self._embed(side) for side in batch)
-        losses = self.loss(queries, documents)
-        value = float(losses.total.detach())
+        total, figures = self._losses(step)
+        value = float(total.detach())
         if not math.isfinite(value):
             raise TrainError(f"the loss is {value} at step {step}; lower the learning rate and start anew")
         rate = settings.learning_rate * warm_cosine(step, steps=settings.steps, warmup=settings.warmup)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
+        for group, own in zip(self.optimizer.param_groups, self.rates, strict=True):
+            group["lr"] = rate * own
         self.optimizer.zero_grad(set_to_none=True)
-        losses.total.backward()
+        total.backward()
         trained = [one for group in self.optimizer.param_groups for one in group["params"]]
         nn.utils.clip_grad_norm_(trained, settings.clip)
         self.optimizer.step()
-        return (value, *(float(loss.detach()) for loss in losses.by_exit.values()))
+        return (value, *(float(loss.detach()) for loss in figures))
+
+    def _losses(self, step: int) -> tuple[Tensor, list[Tensor]]:
+        """Return what is made smaller, and its parts: InfoNCE, hidden tokens, common sources, by exit."""
+        parts, figures = [], []
+        if self.batches is not None:
+            with self._autocast():
+                queries, documents = (self._embed(side) for side in self.batches(step))
+            pairs = self.loss(queries, documents)
+            parts.append(self.settings.contrast * pairs.total)
+            figures += pairs.by_exit.values()
+        if self.context is not None:
+            assert self.context_loss is not None
+            rows = ContextBatch(*(part.to(self.device) for part in self.context(step)))
+            with self._autocast():
+                found = self.context_loss(self.encoder.states(rows.input_ids, rows.attention_mask), rows)
+            weights = dict(zip(self.encoder.exits, self.loss.weights, strict=True))
+            for weight, losses in zip((self.settings.mlm, self.settings.same_source), found, strict=True):
+                parts += [weight * weights[exit] * loss for exit, loss in losses.items()]
+                figures += losses.values()
+        return torch.stack(parts).sum(), figures
 
     def _embed(self, side: Mapping[str, Tensor]) -> dict[int, Tensor]:
         found = self.encoder.embed(side["input_ids"].to(self.device), side["attention_mask"].to(self.device))
