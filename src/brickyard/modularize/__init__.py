@@ -9,25 +9,33 @@ from typing import Any
 
 from torch import nn
 
+from brickyard.modularize.brick_map import BrickMap, Changes, LayerMap, map_bricks
 from brickyard.modularize.cnn import Modularized, Split, Whole, modularize_cnn
 from brickyard.modularize.early_exit import ExitClassifier, fit_exit_classifier
 from brickyard.modularize.exit_folder import load_exits, save_exits
 from brickyard.modularize.exits import MultiExitEncoder, add_exits
 from brickyard.modularize.folder import load_modular, load_transformer, save_modular
 from brickyard.modularize.intake import Anatomy, Attention, FeedForward, Layer, example_inputs, find_anatomy
+from brickyard.modularize.map_folder import load_map, map_record, save_map
+from brickyard.modularize.neurons import NeuronProbe, fresh_twin
 from brickyard.modularize.partition import balanced_kmeans, partition_neurons
+from brickyard.modularize.prune import keep_neurons, needed_neurons
 from brickyard.modularize.text_encoder import TextEncoder, Tokens
 from brickyard.modularize.transformer import ModularTransformer, modularize_transformer
 
 __all__ = [
     "Anatomy",
     "Attention",
+    "BrickMap",
+    "Changes",
     "ExitClassifier",
     "FeedForward",
     "Layer",
+    "LayerMap",
     "ModularTransformer",
     "MultiExitEncoder",
     "Modularized",
+    "NeuronProbe",
     "Split",
     "TextEncoder",
     "Tokens",
@@ -37,13 +45,20 @@ __all__ = [
     "example_inputs",
     "find_anatomy",
     "fit_exit_classifier",
+    "fresh_twin",
+    "keep_neurons",
     "load_exits",
+    "load_map",
     "load_modular",
     "load_transformer",
+    "map_bricks",
+    "map_record",
     "modularize_cnn",
     "modularize_transformer",
+    "needed_neurons",
     "partition_neurons",
     "save_exits",
+    "save_map",
     "save_modular",
 ]
 

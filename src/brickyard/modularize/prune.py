@@ -1,0 +1,131 @@
+"""Cuts a transformer down to the neurons that some functions need.
+
+A map tells what each neuron gives on the texts of each function: the mean absolute activation times the
+length of its column of the second matrix, which Configurable Foundation Models (arXiv 2409.02877, section 4)
+finds to be the better sign of idle neurons. Those that give most to a wanted function stay, whether they
+serve it alone or all functions; the others are cut out for real. Nothing is trained.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from math import gcd
+
+import torch
+from torch import Tensor, nn
+
+from brickyard.bricks.experts import ExpertSplit
+from brickyard.core.decision import Subset
+from brickyard.core.errors import ModularizeError
+from brickyard.modularize.brick_map import BrickMap
+from brickyard.modularize.conversion import Converted, convert_, reorder_, restore_
+from brickyard.modularize.intake import Anatomy, FeedForward, Inputs, example_inputs, find_anatomy
+from brickyard.modularize.transformer import ModularTransformer, network_of
+
+
+def needed_neurons(found: BrickMap, functions: Sequence[str], *, share: float) -> dict[str, Tensor]:
+    """Return the neurons of each feed-forward network that functions need most.
+
+    On a map with experts whole experts stay; neurons that belong to none always do.
+
+    Args:
+        found: The map.
+        functions: Names of the functions. A neuron counts by what it gives to the one that it gives most, as
+            a share of what all neurons of the network give to that function.
+        share: Share of the neurons (with experts: of the experts) of each network that stays, in (0, 1).
+
+    Returns:
+        Numbers of neurons, ascending, by the path of the layer that makes them.
+
+    Raises:
+        ModularizeError: A function is unknown, or the share is out of range.
+    """
+    places = found.chosen(functions)
+    if not 0 < share < 1:
+        raise ModularizeError(f"share = {share} is not allowed; allowed: more than 0 and less than 1")
+    kept = {}
+    for layer in found.layers:
+        given_FN = layer.output[places]
+        need_N = (given_FN / given_FN.sum(1, keepdim=True).clamp(min=1e-12)).max(0).values
+        if layer.experts is None:
+            stays = need_N.topk(max(1, round(share * len(need_N)))).indices
+        else:
+            experts_N = layer.experts
+            count = int(experts_N.max()) + 1
+            need_E = torch.zeros(count).index_add(0, experts_N.clamp(min=0), need_N * (experts_N >= 0))
+            wanted = need_E.topk(max(1, round(share * count))).indices
+            stays = (torch.isin(experts_N, wanted) | (experts_N < 0)).nonzero().flatten()
+        kept[layer.path] = stays.sort().values
+    return kept
+
+
+def keep_neurons(model: nn.Module, kept: Mapping[str, Tensor], *, inputs: Inputs | None = None) -> nn.Module:
+    """Cut a smaller model out of a transformer, with some of the neurons of its feed-forward networks.
+
+    Args:
+        model: The transformer; changed meanwhile, then put back bit for bit.
+        kept: Different numbers of the neurons that stay, by the path of the layer that makes them; networks
+            that are not named stay whole.
+        inputs: Arguments by name of one run of the model; None to make some up.
+
+    Returns:
+        A plain model of the same class that shares nothing with it. Where all its feed-forward networks have
+        one and the same number of neurons, `save_pretrained` writes what `from_pretrained` reads.
+
+    Raises:
+        ModularizeError: A path or a number is not the model's, or nothing would stay.
+    """
+    inputs = example_inputs(model) if inputs is None else inputs
+    anatomy = find_anatomy(model, inputs)
+    parts = {part.keys: part for layer in anatomy.layers for part in layer.feed_forwards}
+    for path, numbers in kept.items():
+        if path not in parts:
+            raise ModularizeError(f"{path} makes no neurons of this model; known: {', '.join(parts)}")
+        own = set(numbers.tolist())
+        if not own or len(own) != len(numbers) or not own <= set(range(parts[path].neurons)):
+            raise ModularizeError(
+                f"{len(numbers)} neurons of {path} cannot stay; give one or more different numbers below "
+                f"{parts[path].neurons}"
+            )
+    converted: list[Converted] = []
+    try:
+        for path, numbers in kept.items():
+            converted.append(_split(model, parts[path], numbers))
+        return _cut(model, anatomy, converted, inputs, kept)
+    finally:
+        for done in reversed(converted):
+            restore_(model, done)
+
+
+def _split(model: nn.Module, part: FeedForward, kept: Tensor) -> Converted:
+    """Let the neurons that stay stand first, in groups of equal size that none of the others is in."""
+    kept = kept.sort().values.cpu()
+    gone = torch.ones(part.neurons, dtype=torch.bool)
+    gone[kept] = False
+    order = torch.cat([kept, gone.nonzero().flatten()])
+    width = gcd(len(kept), part.neurons)
+    split = ExpertSplit(
+        Subset(part.keys, part.neurons // width, minimum=1),
+        neurons=part.neurons,
+        expert_width=width,
+        top_k=part.neurons // width,
+        transposed=part.transposed,
+    )
+    split.mode = "dense"
+    reorder_(model, part, order)
+    return convert_(model, part, split, order=order, gate=None)
+
+
+def _cut(
+    model: nn.Module,
+    anatomy: Anatomy,
+    converted: list[Converted],
+    inputs: Inputs,
+    kept: Mapping[str, Tensor],
+) -> nn.Module:
+    experts = {one.part.keys: one.experts for one in converted}
+    modular = ModularTransformer(model, network_of(model, inputs), anatomy, experts, 0.0, converted)
+    config = {
+        path: tuple(range(len(numbers) // experts[path].split.expert_width)) for path, numbers in kept.items()
+    }
+    return modular.extract(config)
