@@ -88,6 +88,16 @@ def test_functions_are_compared_by_name():
         found.diagonal_ratio(["front"])
 
 
+def test_changes_may_be_measured_on_fewer_texts():
+    probe, found = mapped(change_texts=2)
+    texts, labels = labelled()
+    _, heldout = split_texts(labels, seed=0)
+    few = [place for label in range(3) for place in [one for one in heldout if labels[one] == label][:2]]
+    changes = Changes(probe, [texts[place] for place in few], [labels[place] for place in few])
+    torch.testing.assert_close(found.change[0], changes.without([layer.located[0] for layer in found.layers]))
+    torch.testing.assert_close(found.layers[0].scores, mapped()[1].layers[0].scores)
+
+
 def test_neurons_are_located_by_score_alone_or_by_what_they_give():
     _, plain = mapped(locate="score")
     for layer in plain.layers:
@@ -125,6 +135,7 @@ def test_experts_are_scored_and_tested():
         ({"share": 0.0}, ModularizeError, "share = 0.0 is not allowed"),
         ({"shares": (1.0,)}, ModularizeError, "from 0 to less than 1"),
         ({"random_sets": 0}, ModularizeError, "random_sets = 0"),
+        ({"change_texts": 0}, ModularizeError, "change_texts = 0 is not allowed"),
         ({"locate": "best"}, ModularizeError, "locate = 'best' is unknown; known: weighted, score"),
         ({"experts": [torch.zeros(3)]}, ModularizeError, r"experts of \[3\] neurons came"),
     ],

@@ -1,17 +1,20 @@
 """Models are cut down to the neurons that functions need; what is cut equals what is switched off."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from transformers import AutoModel
 
-from brickyard.core.errors import ModularizeError
-from brickyard.modularize.brick_map import Changes
+from brickyard.core.errors import DataError, ModularizeError
+from brickyard.modularize.brick_map import Changes, random_neurons
+from brickyard.modularize.function_scores import split_texts
 from brickyard.modularize.neurons import NeuronProbe
-from brickyard.modularize.prune import keep_neurons, needed_neurons
+from brickyard.modularize.prune import keep_neurons, needed_neurons, prune_to
 from brickyard.modularize.text_encoder import Tokens
 
 from .encoders import TEXTS, letters
-from .mapped import mapped, probe_of
+from .mapped import labelled, mapped, probe_of
 
 
 def test_those_that_give_most_to_a_wanted_function_stay():
@@ -66,6 +69,40 @@ def test_a_cut_model_equals_the_one_without_the_others(kind, count, tmp_path):
         part.numel() for part in small.parameters()
     )
     assert AutoModel.from_pretrained(tmp_path) is not None
+
+
+@pytest.mark.parametrize("kind", ["bert", "gpt2"])
+def test_what_a_cut_changes_is_measured_on_held_out_texts(kind):
+    probe, found = mapped(kind, seed=2)
+    texts, labels = labelled()
+    steps = []
+    pruned = prune_to(
+        probe, found, ["front"], texts, labels, share=0.5, progress=lambda *step: steps.append(step)
+    )
+    _, heldout = split_texts(labels, seed=2)
+    changes = Changes(probe, [texts[place] for place in heldout], [labels[place] for place in heldout])
+    gone = [
+        torch.tensor(sorted(set(range(16)) - set(pruned.kept[part.keys].tolist()))) for part in probe.parts
+    ]
+    torch.testing.assert_close(torch.tensor(pruned.change), changes.without(gone), atol=1e-5, rtol=1e-3)
+    drawn = [changes.without(random_neurons([8] * 3, probe, seed=seed)) for seed in (2, 3, 4)]
+    torch.testing.assert_close(torch.tensor(pruned.random), torch.stack(drawn).mean(0))
+    assert pruned.measure == found.measure
+    assert pruned.parameters[0] - pruned.parameters[1] == 3 * 8 * (12 * 2 + 1)
+    assert steps[-1][1] == steps[-1][2]
+
+
+def test_a_map_of_another_model_or_of_other_texts_is_refused():
+    probe, found = mapped()
+    texts, labels = labelled()
+    with pytest.raises(DataError, match="8 texts of all came, the map is made of") as error:
+        prune_to(probe, replace(found, texts=((4, 4), (4, 4), (5, 4))), ["front"], texts, labels)
+    assert "made of 9" in str(error.value)
+    with torch.no_grad():
+        probe.model.encoder.layer[1].output.dense.weight += 0.1
+    other = NeuronProbe(probe.model, probe.tokens)
+    with pytest.raises(ModularizeError, match="the map is of another model than this BertModel"):
+        prune_to(other, found, ["front"], texts, labels)
 
 
 def test_what_cannot_stay_is_refused_and_the_model_left_as_it_is():

@@ -24,6 +24,8 @@ COMMANDS = (
     "search",
     "modularize",
     "modularize experts",
+    "map",
+    "map prune",
     "profile",
     "factories",
     "report",

@@ -125,9 +125,11 @@ def _scores(record: Record, control: Record | None) -> str:
     held = [heat(rows, names, [layer["best"] for layer in layers], top=1.0, corner="layer")]
     held.append(f"<h3>Mean of the located {record['share']:.1%}</h3>")
     held.append(heat(rows, names, [layer["located_mean"] for layer in layers], top=1.0, corner="layer"))
-    if layers[0]["best_expert"] is not None:
+    split = [place for place, layer in enumerate(layers) if layer["best_expert"] is not None]
+    if split:
         held.append("<h3>Best expert</h3>")
-        held.append(heat(rows, names, [layer["best_expert"] for layer in layers], top=1.0, corner="layer"))
+        best = [layers[place]["best_expert"] for place in split]
+        held.append(heat([str(place) for place in split], names, best, top=1.0, corner="layer"))
     held.append("<h3>Mean of all neurons</h3>")
     held.append(heat(rows, names, [layer["mean"] for layer in layers], top=1.0, corner="layer"))
     if control is not None:
@@ -164,13 +166,15 @@ def _overlap(record: Record) -> str:
 
 
 def _experts(record: Record, control: Record | None) -> str:
-    if not record["layers"][0]["enrichment"]:
-        return ""
     rows = []
     for place, layer in enumerate(record["layers"]):
+        if not layer["enrichment"]:
+            continue
         tests = [layer["enrichment"]["experts"], layer["enrichment"]["random partition"]]
         tests += [] if control is None else [control["layers"][place]["enrichment"]["experts"]]
         rows.append((str(place), *(f"{test['share']:.0%}, {test['mean']:.1f}" for test in tests)))
+    if not rows:
+        return ""
     head = ("layer", "experts", "random partition", *([] if control is None else ["control"]))
     note = "<p><small>Experts that pass, and their mean enrichment.</small></p>"
     return card("Functions gather in experts", note, table(head, rows), wide=True)

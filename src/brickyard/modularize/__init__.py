@@ -19,7 +19,7 @@ from brickyard.modularize.intake import Anatomy, Attention, FeedForward, Layer, 
 from brickyard.modularize.map_folder import load_map, map_record, save_map
 from brickyard.modularize.neurons import NeuronProbe, fresh_twin
 from brickyard.modularize.partition import balanced_kmeans, partition_neurons
-from brickyard.modularize.prune import keep_neurons, needed_neurons
+from brickyard.modularize.prune import Pruned, keep_neurons, needed_neurons, prune_to
 from brickyard.modularize.text_encoder import TextEncoder, Tokens
 from brickyard.modularize.transformer import ModularTransformer, modularize_transformer
 
@@ -36,6 +36,7 @@ __all__ = [
     "MultiExitEncoder",
     "Modularized",
     "NeuronProbe",
+    "Pruned",
     "Split",
     "TextEncoder",
     "Tokens",
@@ -57,6 +58,7 @@ __all__ = [
     "modularize_transformer",
     "needed_neurons",
     "partition_neurons",
+    "prune_to",
     "save_exits",
     "save_map",
     "save_modular",

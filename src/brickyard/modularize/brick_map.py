@@ -161,9 +161,10 @@ def map_bricks(
     *,
     share: float = 0.05,
     locate: Locate = "weighted",
-    experts: Sequence[Tensor] | None = None,
+    experts: Sequence[Tensor | None] | None = None,
     shares: Sequence[float] = SHARES,
     random_sets: int = 3,
+    change_texts: int | None = None,
     seed: int = 0,
     progress: Progress = lambda stage, done, total, text: None,
 ) -> BrickMap:
@@ -177,10 +178,11 @@ def map_bricks(
         share: Share of the neurons of a layer that are located for each function, in (0, 1).
         locate: By what: `weighted`, the score times how much more a neuron gives on the function's texts than
             on others; `score`, the score alone.
-        experts: For each feed-forward network the expert of each neuron, from 0 (-1: none); None for a map
-            without experts.
+        experts: For each feed-forward network the expert of each neuron, from 0 (-1: none), or None where it
+            has no experts; None for a map without experts.
         shares: Shares of neurons to leave out per token, each in [0, 1); none for a map without the curve.
         random_sets: How often random neurons are drawn.
+        change_texts: Most held-out texts of a function that changes are measured on; all if None.
         seed: Seed of the split and of random neurons.
         progress: Called after each step.
 
@@ -198,6 +200,8 @@ def map_bricks(
         )
     if locate not in LOCATE:
         raise ModularizeError(f"locate = {locate!r} is unknown; known: {', '.join(LOCATE)}")
+    if change_texts is not None and change_texts < 1:
+        raise ModularizeError(f"change_texts = {change_texts} is not allowed; allowed: 1 or more")
     if random_sets < 1 or not all(0 <= part < 1 for part in shares):
         raise ModularizeError(
             f"random_sets = {random_sets} and shares = {list(shares)} are not allowed; allowed: 1 or more, "
@@ -222,9 +226,8 @@ def map_bricks(
             )
         )
         progress("scores", place + 1, len(activity), part.keys)
-    kept = [texts[place] for place in heldout]
-    own = [labels[place] for place in heldout]
-    changes = Changes(probe, kept, own)
+    few = _first_of_each(heldout, labels, change_texts)
+    changes = Changes(probe, [texts[place] for place in few], [labels[place] for place in few])
     sets = [[layer.located[place] for layer in layers] for place in range(len(functions))]
     draws = [
         random_neurons([len(one) for one in sets[0]], probe, seed=seed + draw) for draw in range(random_sets)
@@ -257,12 +260,22 @@ def map_bricks(
     )
 
 
-def _check_experts(probe: NeuronProbe, experts: Sequence[Tensor] | None) -> None:
+def _first_of_each(places: Sequence[int], labels: Sequence[int], most: int | None) -> list[int]:
+    """Return the first places of each function."""
+    found: list[int] = []
+    for function in range(max(labels) + 1):
+        found += [place for place in places if labels[place] == function][:most]
+    return found
+
+
+def _check_experts(probe: NeuronProbe, experts: Sequence[Tensor | None] | None) -> None:
     wanted = [part.neurons for part in probe.parts]
-    if experts is not None and [len(one) for one in experts] != wanted:
+    if experts is None:
+        return
+    counts = [count if one is None else len(one) for one, count in zip(experts, wanted, strict=False)]
+    if len(experts) != len(wanted) or counts != wanted:
         raise ModularizeError(
-            f"experts of {[len(one) for one in experts]} neurons came; the model's feed-forward networks "
-            f"have {wanted}"
+            f"experts of {counts} neurons came; the model's feed-forward networks have {wanted}"
         )
 
 

@@ -24,7 +24,7 @@ _WHOLE = ("change", "random", "sparsity")
 
 
 def save_map(found: BrickMap, folder: Path, *, provenance: Mapping[str, Any] | None = None) -> None:
-    """Write a map: `map.json`, `neurons.csv` (those that were located) and `scores.safetensors`.
+    """Write a map: `map.json`, `scores.safetensors`, `neurons.csv` (those located) and `changes.csv`.
 
     Args:
         found: The map.
@@ -40,6 +40,7 @@ def save_map(found: BrickMap, folder: Path, *, provenance: Mapping[str, Any] | N
     write_bytes(folder / "scores.safetensors", save(contiguous))
     write_json(folder / "map.json", {**map_record(found), "provenance": dict(provenance or {})})
     write_text(folder / "neurons.csv", _located(found))
+    write_text(folder / "changes.csv", _changes(found))
 
 
 def map_record(found: BrickMap) -> dict[str, Any]:
@@ -126,6 +127,19 @@ def _located(found: BrickMap) -> str:
                 scores = (float(part[function, neuron]) for part in (layer.first_scores, layer.scores))
                 shown = ",".join(f"{score:.4f}" for score in scores)
                 lines.append(f"{place},{layer.path},{_quoted(name)},{rank},{neuron},{expert},{shown}")
+    return "\n".join([*lines, ""])
+
+
+def _changes(found: BrickMap) -> str:
+    """Return what is changed for each function (column) by what is switched off (row)."""
+    lines = [",".join(["without", *map(_quoted, found.functions)])]
+    rows = list(zip(found.functions, found.change.tolist(), strict=True))
+    rows += [(f"random neurons {place}", values) for place, values in enumerate(found.random.tolist())]
+    rows += [
+        (f"least active {share:.0%}", values)
+        for share, values in zip(found.shares, found.sparsity.tolist(), strict=True)
+    ]
+    lines += [",".join([_quoted(name), *(f"{value:.6f}" for value in values)]) for name, values in rows]
     return "\n".join([*lines, ""])
 
 

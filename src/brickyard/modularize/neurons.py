@@ -67,6 +67,11 @@ class NeuronProbe:
         weight = self.model.get_submodule(part.values).get_parameter("weight").detach().float()
         return weight.t() if part.transposed else weight
 
+    def keys(self, part: FeedForward) -> Tensor:
+        """Return the first matrix of a feed-forward network, `[neurons, width]`."""
+        weight = self.model.get_submodule(part.keys).get_parameter("weight").detach()
+        return weight.t() if part.transposed else weight
+
     def activity(self, texts: Texts, *, progress: Progress | None = None) -> list[Tensor]:
         """Return the mean over each text's tokens of the absolute activation of each neuron.
 

@@ -9,6 +9,7 @@ serve it alone or all functions; the others are cut out for real. Nothing is tra
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from math import gcd
 
 import torch
@@ -16,11 +17,116 @@ from torch import Tensor, nn
 
 from brickyard.bricks.experts import ExpertSplit
 from brickyard.core.decision import Subset
-from brickyard.core.errors import ModularizeError
-from brickyard.modularize.brick_map import BrickMap
+from brickyard.core.errors import DataError, ModularizeError
+from brickyard.modularize.brick_map import BrickMap, Changes, Progress, random_neurons
 from brickyard.modularize.conversion import Converted, convert_, reorder_, restore_
+from brickyard.modularize.function_scores import split_texts
 from brickyard.modularize.intake import Anatomy, FeedForward, Inputs, example_inputs, find_anatomy
+from brickyard.modularize.neurons import NeuronProbe
 from brickyard.modularize.transformer import ModularTransformer, network_of
+
+
+@dataclass(frozen=True, eq=False)
+class Pruned:
+    """A transformer that was cut down to some functions.
+
+    Attributes:
+        model: The smaller model, which shares nothing with the original.
+        kept: Numbers of the neurons that stayed, by the path of the layer that makes them.
+        parameters: Parameters of the original, and of the smaller model.
+        change: Change on the held-out texts of each function of the map.
+        random: The same where as many random neurons stay, mean of some draws.
+        measure: What the changes are of; see `BrickMap`.
+    """
+
+    model: nn.Module
+    kept: Mapping[str, Tensor]
+    parameters: tuple[int, int]
+    change: tuple[float, ...]
+    random: tuple[float, ...]
+    measure: str
+
+
+def prune_to(
+    probe: NeuronProbe,
+    found: BrickMap,
+    functions: Sequence[str],
+    texts: Sequence[str],
+    labels: Sequence[int],
+    *,
+    share: float = 0.5,
+    random_sets: int = 3,
+    progress: Progress = lambda stage, done, total, text: None,
+) -> Pruned:
+    """Cut a transformer down to what some functions need, and measure what that changes.
+
+    Args:
+        probe: The transformer that was mapped; left as it is.
+        found: Its map.
+        functions: Names of the functions.
+        texts: The texts of the map, whose held-out half is measured on.
+        labels: Function of each text, from 0.
+        share: Share of the neurons (with experts: of the experts) of each layer that stays, in (0, 1).
+        random_sets: How often as many random neurons are kept for comparison.
+        progress: Called after each step.
+
+    Returns:
+        The smaller model.
+
+    Raises:
+        ModularizeError: A function is unknown, the share is out of range, or the map is of another model.
+        DataError: The texts are not split as those of the map.
+    """
+    kept = needed_neurons(found, functions, share=share)
+    _check_model(probe, found)
+    heldout = _held_out(found, labels)
+    total = 3 + random_sets
+    progress("prune", 0, total, "held-out texts")
+    changes = Changes(probe, [texts[place] for place in heldout], [labels[place] for place in heldout])
+    progress("prune", 1, total, "cut")
+    small = keep_neurons(probe.model, kept)
+    progress("prune", 2, total, "held-out texts, smaller model")
+    change = changes.between(small)
+    counts = [part.neurons - len(kept[part.keys]) for part in probe.parts]
+    draws: list[Tensor] = []
+    for draw in range(random_sets):
+        progress("prune", 3 + draw, total, "held-out texts, random neurons")
+        draws.append(changes.without(random_neurons(counts, probe, seed=found.seed + draw)))
+    progress("prune", total, total, "done")
+    before, after = (sum(part.numel() for part in one.parameters()) for one in (probe.model, small))
+    return Pruned(
+        small,
+        kept,
+        (before, after),
+        tuple(change.tolist()),
+        tuple(torch.stack(draws).mean(0).tolist()) if draws else (),
+        changes.measure,
+    )
+
+
+def _check_model(probe: NeuronProbe, found: BrickMap) -> None:
+    own = [(part.keys, norms) for part, norms in zip(probe.parts, probe.value_norms, strict=True)]
+    same = [path for path, _ in own] == [layer.path for layer in found.layers] and all(
+        norms.shape == layer.value_norms.shape and torch.allclose(norms, layer.value_norms, rtol=1e-3)
+        for (_, norms), layer in zip(own, found.layers, strict=True)
+    )
+    if not same:
+        raise ModularizeError(
+            f"the map is of another model than this {type(probe.model).__name__}: layers or weights differ; "
+            "give the model that was mapped, or map this one"
+        )
+
+
+def _held_out(found: BrickMap, labels: Sequence[int]) -> list[int]:
+    first, heldout = split_texts(labels, seed=found.seed)
+    for function, wanted in enumerate(found.texts):
+        came = tuple([labels[place] for place in half].count(function) for half in (first, heldout))
+        if came != wanted:
+            raise DataError(
+                f"{sum(came)} texts of {found.functions[function]} came, the map is made of {sum(wanted)}; "
+                "give the texts of the map"
+            )
+    return heldout
 
 
 def needed_neurons(found: BrickMap, functions: Sequence[str], *, share: float) -> dict[str, Tensor]:
