@@ -32,9 +32,9 @@ def draw_map(path: Path, found: BrickMap, control: BrickMap) -> None:
     scores.set_ylim(0, 1.03)
     scores.legend(frameon=False, ncols=2, fontsize=8)
     rows = [*found.change.tolist(), found.random.mean(0).tolist()]
-    for axis, values, sides, title, digits in (
-        (change, rows, [*names, "random"], "change (1 - cosine) of columns without the neurons of rows", 2),
-        (common, found.overlap().tolist(), list(names), f"overlap; by chance {found.share:.2f}", 2),
+    for axis, values, sides, title in (
+        (change, rows, [*names, "random"], "change (1 - cosine) of columns without the neurons of rows"),
+        (common, found.overlap().tolist(), list(names), f"overlap; by chance {found.share:.2f}"),
     ):
         top = max(max(line) for line in rows) if axis is change else 0.3
         axis.imshow(values, cmap="Oranges", vmin=0, vmax=top, aspect="auto")
@@ -44,9 +44,8 @@ def draw_map(path: Path, found: BrickMap, control: BrickMap) -> None:
         for row, line in enumerate(values):
             for column, value in enumerate(line):
                 color = "white" if value > 0.7 * top else "black"
-                axis.text(
-                    column, row, f"{value:.{digits}f}", ha="center", va="center", color=color, fontsize=8
-                )
+                centred = {"ha": "center", "va": "center", "color": color, "fontsize": 8}
+                axis.text(column, row, f"{value:.2f}", **centred)
     sparse.set(title="change without the least active neurons of each token", xlabel="left out, %")
     for axis in (scores, sparse):
         axis.grid(alpha=0.25)

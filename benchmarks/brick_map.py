@@ -53,7 +53,8 @@ def figures(ledger: Ledger) -> tuple[dict[str, float | None], str]:
         the six kinds that differ in form the lowest, of the neuron that scored best on the other half of the
         passages, mean over layers. `diagonal_ratio` and `over_random`: mean change of a kind without its own
         neurons over that without another kind's, all pairs of the eight kinds, and without random ones.
-        `random_init_score`: mean over the six kinds of what `best_score` is the lowest of, with fresh weights.
+        `random_init_score`: with fresh weights the mean over the six kinds, of which `best_score` is the
+        lowest.
     """
     rows = ledger.section("map")
     lines = [("figure", "value", "wanted", "seeds", "source")]
@@ -92,11 +93,9 @@ def _keep_scores(ledger: Ledger, method: str, found: BrickMap, seed: int) -> Non
     _add(ledger, method, "score, mean of all neurons", float(whole.mean()), seed)
     for partition in ("experts", "random partition"):
         tests = [layer.enrichment[partition] for layer in found.layers]
-        share, over = (
-            sum(values) / len(tests) for values in ([t.share for t in tests], [t.mean for t in tests])
-        )
-        _add(ledger, method, f"{partition} that pass, share", share, seed)
-        _add(ledger, method, f"{partition} that pass, enrichment", over, seed)
+        named = {"share": [one.share for one in tests], "enrichment": [one.mean for one in tests]}
+        for name, values in named.items():
+            _add(ledger, method, f"{partition} that pass, {name}", sum(values) / len(values), seed)
 
 
 def _keep_changes(ledger: Ledger, method: str, found: Tensor, drawn: Tensor, seed: int) -> None:
@@ -137,13 +136,12 @@ def _measure(ledger: Ledger, arguments: argparse.Namespace, wanted: list[str]) -
             for share, values in zip(found.shares, found.sparsity, strict=True):
                 what = {"limit": f"least active {share:.0%} left out"}
                 _add(ledger, TRAINED, "change, 1 - cosine", float(values.mean()), seed, **what)
-            if number == 0:
+            if number == 0 and not arguments.quick:
                 draw_map(arguments.results / "brick_map.png", found, control)
-            say(
-                f"seed {seed}: own / others {found.diagonal_ratio():.2f}, untrained {control.diagonal_ratio():.2f}"
-            )
+            ratios = (found.diagonal_ratio(), control.diagonal_ratio())
+            say(f"seed {seed}: own / others {ratios[0]:.2f}, untrained {ratios[1]:.2f}")
         if "prune" in wanted:
-            _prune(ledger, probe, found, texts, labels, seed)
+            _prune(ledger, probe, found, texts, labels)
 
 
 def _map(probe: NeuronProbe, texts: list[str], labels: list[int], seed: int, *, sparsity: bool) -> BrickMap:
@@ -172,9 +170,7 @@ def _of(places: list[int], labels: list[int], kind: int) -> list[int]:
     return [place for place in places if labels[place] == kind][:CHANGE_TEXTS]
 
 
-def _prune(
-    ledger: Ledger, probe: NeuronProbe, found: BrickMap, texts: list[str], labels: list[int], seed: int
-) -> None:
+def _prune(ledger: Ledger, probe: NeuronProbe, found: BrickMap, texts: list[str], labels: list[int]) -> None:
     """Keep half of the neurons for each of some kinds, and measure what that changes."""
     for kind in ("Python", "German"):
         pruned = prune_to(probe, found, [kind], texts, labels, share=0.5, random_sets=1)
@@ -182,10 +178,10 @@ def _prune(
         for method, change in (("kept", pruned.change), ("random neurons kept", pruned.random)):
             others = [value for place, value in enumerate(change) if place != own]
             for metric, value in (("change of it", change[own]), ("of others", sum(others) / len(others))):
-                what = {"group": f"half for {kind}", "seed": seed, "count": PASSAGES // 2}
+                what = {"group": f"half for {kind}", "seed": found.seed, "count": PASSAGES // 2}
                 ledger.add("prune", method, metric, value, **what)
         share = pruned.parameters[1] / pruned.parameters[0]
-        ledger.add("prune", "kept", "parameters, share", share, group=f"half for {kind}", seed=seed)
+        ledger.add("prune", "kept", "parameters, share", share, group=f"half for {kind}", seed=found.seed)
 
 
 def main() -> None:
