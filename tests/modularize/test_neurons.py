@@ -47,6 +47,18 @@ def test_activity_of_a_gated_network_is_the_product_of_its_factors():
     torch.testing.assert_close(row, expected)
 
 
+def test_means_are_over_all_tokens_with_their_sign():
+    probe = probe_of("gpt2", batch_size=1)
+    held = []
+    handle = probe.model.transformer.h[2].mlp.act.register_forward_hook(lambda m, a, y: held.append(y[0]))
+    found = probe.means(TEXTS)[2]
+    handle.remove()
+    torch.testing.assert_close(found, torch.cat(held).mean(0))
+    assert (found < 0).any()
+    padded = NeuronProbe(probe.model, probe.tokens).means(TEXTS)[2]
+    torch.testing.assert_close(padded, found, atol=1e-5, rtol=1e-4)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_without_neurons_equals_zeroed_columns_and_everything_comes_back(kind):
     probe = probe_of(kind)

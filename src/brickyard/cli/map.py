@@ -126,6 +126,7 @@ def map(
         "texts_sha256": texts_digest(found),
         "max_texts": max_texts,
         "max_tokens": max_tokens,
+        "change_texts": change_texts,
         "experts": experts,
         "partition": partition if experts else None,
     }

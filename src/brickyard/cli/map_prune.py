@@ -57,7 +57,17 @@ def map_prune(
         raise DataError(f"{folder} does not hold the texts of the map as they were; give those by --texts")
     probe, _ = open_probe(model, max_tokens=source["max_tokens"], batch_size=batch_size)
     with Meter() as meter:
-        pruned = prune_to(probe, found, keep, given.texts, given.labels, share=share, progress=meter)
+        most = source["change_texts"]
+        pruned = prune_to(
+            probe,
+            found,
+            keep,
+            given.texts,
+            given.labels,
+            share=share,
+            change_texts=most,
+            progress=meter,
+        )
     small: Any = pruned.model
     record: dict[str, Any] = {
         "model": model,

@@ -200,8 +200,6 @@ def map_bricks(
         )
     if locate not in LOCATE:
         raise ModularizeError(f"locate = {locate!r} is unknown; known: {', '.join(LOCATE)}")
-    if change_texts is not None and change_texts < 1:
-        raise ModularizeError(f"change_texts = {change_texts} is not allowed; allowed: 1 or more")
     if random_sets < 1 or not all(0 <= part < 1 for part in shares):
         raise ModularizeError(
             f"random_sets = {random_sets} and shares = {list(shares)} are not allowed; allowed: 1 or more, "
@@ -209,6 +207,7 @@ def map_bricks(
         )
     _check_experts(probe, experts)
     first, heldout = split_texts(labels, seed=seed)
+    few = first_of_each(heldout, labels, change_texts)
     activity = probe.activity(texts, progress=lambda done, total: progress("activity", done, total, "texts"))
     layers: list[LayerMap] = []
     for place, (part, values) in enumerate(zip(probe.parts, activity, strict=True)):
@@ -226,7 +225,6 @@ def map_bricks(
             )
         )
         progress("scores", place + 1, len(activity), part.keys)
-    few = _first_of_each(heldout, labels, change_texts)
     changes = Changes(probe, [texts[place] for place in few], [labels[place] for place in few])
     sets = [[layer.located[place] for layer in layers] for place in range(len(functions))]
     draws = [
@@ -260,8 +258,19 @@ def map_bricks(
     )
 
 
-def _first_of_each(places: Sequence[int], labels: Sequence[int], most: int | None) -> list[int]:
-    """Return the first places of each function."""
+def first_of_each(places: Sequence[int], labels: Sequence[int], most: int | None) -> list[int]:
+    """Return the first places of texts of each function.
+
+    Args:
+        places: Places of texts.
+        labels: Function of each text, from 0.
+        most: Most places of a function; all if None.
+
+    Raises:
+        ModularizeError: `most` is below 1.
+    """
+    if most is not None and most < 1:
+        raise ModularizeError(f"change_texts = {most} is not allowed; allowed: 1 or more")
     found: list[int] = []
     for function in range(max(labels) + 1):
         found += [place for place in places if labels[place] == function][:most]

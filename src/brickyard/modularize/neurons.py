@@ -82,23 +82,49 @@ class NeuronProbe:
         Returns:
             For each feed-forward network `[texts, neurons]`.
         """
-        held: dict[str, Tensor] = {}
 
         def run(input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-            def keep(part: FeedForward) -> Callable[[Tensor], None]:
-                def look(hidden: Tensor) -> None:
-                    mask_BT1 = attention_mask[..., None].float()
-                    own_BTN = hidden.reshape(*attention_mask.shape, -1).float().abs()
-                    held[part.values] = (own_BTN * mask_BT1).sum(1) / mask_BT1.sum(1)
-
-                return look
-
-            with self._hooked([keep(part) for part in self.parts]):
-                self.model(input_ids=input_ids, attention_mask=attention_mask)
-            return torch.cat([held[part.values] for part in self.parts], dim=1)
+            sums_BN = self._summed(input_ids, attention_mask, Tensor.abs)
+            return sums_BN / attention_mask.sum(1, keepdim=True)
 
         found = self._read(texts, run, progress)
         return list(found.split([part.neurons for part in self.parts], dim=1))
+
+    def means(self, texts: Texts, *, progress: Progress | None = None) -> list[Tensor]:
+        """Return the mean activation, with its sign, of each neuron over all tokens of texts.
+
+        Args:
+            texts: Texts, or rows of ids.
+            progress: Called with the texts that are done and all of them.
+
+        Returns:
+            For each feed-forward network `[neurons]`.
+        """
+
+        def run(input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+            sums_BN = self._summed(input_ids, attention_mask, Tensor.float)
+            return torch.cat([sums_BN, attention_mask.sum(1, keepdim=True).float()], dim=1)
+
+        total = self._read(texts, run, progress).double().sum(0)
+        means = (total[:-1] / total[-1]).float()
+        return list(means.split([part.neurons for part in self.parts]))
+
+    def _summed(
+        self, input_ids: Tensor, attention_mask: Tensor, change: Callable[[Tensor], Tensor]
+    ) -> Tensor:
+        """Return the sums over each text's tokens of changed activations, `[batch, neurons of all parts]`."""
+        held: dict[str, Tensor] = {}
+
+        def keep(part: FeedForward) -> Callable[[Tensor], None]:
+            def look(hidden: Tensor) -> None:
+                own_BTN = change(hidden.reshape(*attention_mask.shape, -1).float())
+                held[part.values] = (own_BTN * attention_mask[..., None].float()).sum(1)
+
+            return look
+
+        with self._hooked([keep(part) for part in self.parts]):
+            self.model(input_ids=input_ids, attention_mask=attention_mask)
+        return torch.cat([held[part.values] for part in self.parts], dim=1)
 
     def says(self, texts: Texts, *, progress: Progress | None = None) -> Tensor:
         """Return what the model says of texts.

@@ -3,7 +3,8 @@
 A map tells what each neuron gives on the texts of each function: the mean absolute activation times the
 length of its column of the second matrix, which Configurable Foundation Models (arXiv 2409.02877, section 4)
 finds to be the better sign of idle neurons. Those that give most to a wanted function stay, whether they
-serve it alone or all functions; the others are cut out for real. Nothing is trained.
+serve it alone or all functions; the others are cut out for real. What those give on average on the texts of
+the wanted functions stays, in the bias of the second matrix, where it has one. Nothing is trained.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from torch import Tensor, nn
 from brickyard.bricks.experts import ExpertSplit
 from brickyard.core.decision import Subset
 from brickyard.core.errors import DataError, ModularizeError
-from brickyard.modularize.brick_map import BrickMap, Changes, Progress, random_neurons
+from brickyard.modularize.brick_map import BrickMap, Changes, Progress, first_of_each, random_neurons
 from brickyard.modularize.conversion import Converted, convert_, reorder_, restore_
 from brickyard.modularize.function_scores import split_texts
 from brickyard.modularize.intake import Anatomy, FeedForward, Inputs, example_inputs, find_anatomy
@@ -35,7 +36,7 @@ class Pruned:
         kept: Numbers of the neurons that stayed, by the path of the layer that makes them.
         parameters: Parameters of the original, and of the smaller model.
         change: Change on the held-out texts of each function of the map.
-        random: The same where as many random neurons stay, mean of some draws.
+        random: The same where as many random neurons stay and the others are set to 0, mean of some draws.
         measure: What the changes are of; see `BrickMap`.
     """
 
@@ -56,6 +57,7 @@ def prune_to(
     *,
     share: float = 0.5,
     random_sets: int = 3,
+    change_texts: int | None = None,
     progress: Progress = lambda stage, done, total, text: None,
 ) -> Pruned:
     """Cut a transformer down to what some functions need, and measure what that changes.
@@ -68,6 +70,7 @@ def prune_to(
         labels: Function of each text, from 0.
         share: Share of the neurons (with experts: of the experts) of each layer that stays, in (0, 1).
         random_sets: How often as many random neurons are kept for comparison.
+        change_texts: Most held-out texts of a function that changes are measured on; all if None.
         progress: Called after each step.
 
     Returns:
@@ -79,18 +82,23 @@ def prune_to(
     """
     kept = needed_neurons(found, functions, share=share)
     _check_model(probe, found)
-    heldout = _held_out(found, labels)
-    total = 3 + random_sets
-    progress("prune", 0, total, "held-out texts")
-    changes = Changes(probe, [texts[place] for place in heldout], [labels[place] for place in heldout])
-    progress("prune", 1, total, "cut")
-    small = keep_neurons(probe.model, kept)
-    progress("prune", 2, total, "held-out texts, smaller model")
+    first, heldout = _halves(found, labels)
+    wanted = set(found.chosen(functions))
+    total = 4 + random_sets
+    progress("prune", 0, total, "means")
+    means = probe.means([texts[place] for place in first if labels[place] in wanted])
+    progress("prune", 1, total, "held-out texts")
+    few = first_of_each(heldout, labels, change_texts)
+    changes = Changes(probe, [texts[place] for place in few], [labels[place] for place in few])
+    progress("prune", 2, total, "cut")
+    named = {part.keys: mean for part, mean in zip(probe.parts, means, strict=True)}
+    small = keep_neurons(probe.model, kept, means=named)
+    progress("prune", 3, total, "held-out texts, smaller model")
     change = changes.between(small)
     counts = [part.neurons - len(kept[part.keys]) for part in probe.parts]
     draws: list[Tensor] = []
     for draw in range(random_sets):
-        progress("prune", 3 + draw, total, "held-out texts, random neurons")
+        progress("prune", 4 + draw, total, "held-out texts, random neurons")
         draws.append(changes.without(random_neurons(counts, probe, seed=found.seed + draw)))
     progress("prune", total, total, "done")
     before, after = (sum(part.numel() for part in one.parameters()) for one in (probe.model, small))
@@ -117,7 +125,8 @@ def _check_model(probe: NeuronProbe, found: BrickMap) -> None:
         )
 
 
-def _held_out(found: BrickMap, labels: Sequence[int]) -> list[int]:
+def _halves(found: BrickMap, labels: Sequence[int]) -> tuple[list[int], list[int]]:
+    """Split texts as those of a map."""
     first, heldout = split_texts(labels, seed=found.seed)
     for function, wanted in enumerate(found.texts):
         came = tuple([labels[place] for place in half].count(function) for half in (first, heldout))
@@ -126,7 +135,7 @@ def _held_out(found: BrickMap, labels: Sequence[int]) -> list[int]:
                 f"{sum(came)} texts of {found.functions[function]} came, the map is made of {sum(wanted)}; "
                 "give the texts of the map"
             )
-    return heldout
+    return first, heldout
 
 
 def needed_neurons(found: BrickMap, functions: Sequence[str], *, share: float) -> dict[str, Tensor]:
@@ -165,13 +174,21 @@ def needed_neurons(found: BrickMap, functions: Sequence[str], *, share: float) -
     return kept
 
 
-def keep_neurons(model: nn.Module, kept: Mapping[str, Tensor], *, inputs: Inputs | None = None) -> nn.Module:
+def keep_neurons(
+    model: nn.Module,
+    kept: Mapping[str, Tensor],
+    *,
+    means: Mapping[str, Tensor] | None = None,
+    inputs: Inputs | None = None,
+) -> nn.Module:
     """Cut a smaller model out of a transformer, with some of the neurons of its feed-forward networks.
 
     Args:
         model: The transformer; changed meanwhile, then put back bit for bit.
         kept: Different numbers of the neurons that stay, by the path of the layer that makes them; networks
             that are not named stay whole.
+        means: Activation of each neuron to which those that go are fixed, by the same paths: what they then
+            give is added to the bias of the second matrix, where it has one. None for 0.
         inputs: Arguments by name of one run of the model; None to make some up.
 
     Returns:
@@ -197,10 +214,27 @@ def keep_neurons(model: nn.Module, kept: Mapping[str, Tensor], *, inputs: Inputs
     try:
         for path, numbers in kept.items():
             converted.append(_split(model, parts[path], numbers))
-        return _cut(model, anatomy, converted, inputs, kept)
+        small = _cut(model, anatomy, converted, inputs, kept)
     finally:
         for done in reversed(converted):
             restore_(model, done)
+    for path, mean in (means or {}).items():
+        if path in kept:
+            _add_means_(small, model, parts[path], kept[path], mean)
+    return small
+
+
+@torch.no_grad()
+def _add_means_(small: nn.Module, model: nn.Module, part: FeedForward, kept: Tensor, mean_N: Tensor) -> None:
+    """Add what neurons that are gone give on average to the bias of the second matrix."""
+    bias = small.get_submodule(part.values)._parameters.get("bias")
+    if bias is None:
+        return
+    weight = model.get_submodule(part.values).get_parameter("weight")
+    gone_N = mean_N.to(weight.device, torch.float32).clone()
+    gone_N[kept.to(weight.device)] = 0
+    values_DN = weight.float().t() if part.transposed else weight.float()
+    bias.add_((values_DN @ gone_N).to(bias))
 
 
 def _split(model: nn.Module, part: FeedForward, kept: Tensor) -> Converted:
