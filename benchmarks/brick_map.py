@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -172,17 +173,24 @@ def _by_score(probe: NeuronProbe, found: BrickMap, texts: list[str], labels: lis
 
 def _prune(ledger: Ledger, probe: NeuronProbe, found: BrickMap, texts: list[str], labels: list[int]) -> None:
     """Keep half of the neurons for each of some kinds, and measure what that changes."""
+    single = replace(found, layers=tuple(replace(layer, experts=None) for layer in found.layers))
     for kind in ("Python", "German"):
         how: dict[str, Any] = {"share": 0.5, "random_sets": 1, "change_texts": CHANGE_TEXTS}
-        pruned = prune_to(probe, found, [kind], texts, labels, **how)
+        pruned = prune_to(probe, single, [kind], texts, labels, **how)
+        whole = prune_to(probe, found, [kind], texts, labels, **{**how, "random_sets": 0})
+        changes = {
+            "neurons kept": pruned.change,
+            "whole experts kept": whole.change,
+            "random neurons kept": pruned.random,
+        }
         own = KINDS.index(kind)
-        for method, change in (("kept", pruned.change), ("random neurons kept", pruned.random)):
+        more: dict[str, Any] = {"group": f"half for {kind}", "seed": found.seed, "count": CHANGE_TEXTS}
+        for method, change in changes.items():
             others = [value for place, value in enumerate(change) if place != own]
-            for metric, value in (("change of it", change[own]), ("of others", sum(others) / len(others))):
-                what = {"group": f"half for {kind}", "seed": found.seed, "count": CHANGE_TEXTS}
-                ledger.add("prune", method, metric, value, **what)
+            ledger.add("prune", method, "change of it", change[own], **more)
+            ledger.add("prune", method, "change of others", sum(others) / len(others), **more)
         share = pruned.parameters[1] / pruned.parameters[0]
-        ledger.add("prune", "kept", "parameters, share", share, group=f"half for {kind}", seed=found.seed)
+        ledger.add("prune", "neurons kept", "parameters, share", share, **more)
 
 
 def main() -> None:
