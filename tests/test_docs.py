@@ -58,7 +58,7 @@ def test_links_lead_to_files(page: Path):
     assert not missing
 
 
-@pytest.mark.parametrize("page", ["concepts.md", "modularize.md"])
+@pytest.mark.parametrize("page", ["concepts.md", "modularize.md", "brick_map.md"])
 def test_python_of_the_pages_runs(page):
     for block in blocks(ROOT / "docs" / page, "python"):
         exec(compile(block, page, "exec"), {})

@@ -26,6 +26,8 @@ COMMANDS = (
     "search",
     "modularize",
     "modularize experts",
+    "map",
+    "map prune",
     "profile",
     "factories",
     "report",
