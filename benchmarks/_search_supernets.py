@@ -27,7 +27,7 @@ from brickyard.core.space import Space
 OURS_CELLS, NSGA2_CELLS = 100, 800
 _COLD_CELLS, _COLD_SUBNETS = 300, 200
 _LEVEL = 0.99
-_EXAMPLES = 5000  # all that are kept, of pictures and of texts with classes
+_EXAMPLES = 10_000  # all that are kept, of pictures and of texts with classes
 _DRAWN = 50
 _SEED = 0  # of the trained super-networks
 SEARCHED = "ratio of hypervolumes"

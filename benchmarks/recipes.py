@@ -72,13 +72,15 @@ def cifar_settings(seed: int, *, backbone_weights: str | None) -> BuildSettings:
 
 
 def supernet_mobile(seed: int) -> SupernetBuild:
-    """Return the recipe for the MobileNetV3-style supernet on Fashion-MNIST: 4.3 epochs."""
+    """Return the recipe for the MobileNetV3-style supernet on Fashion-MNIST: 5.3 epochs.
+
+    7,000 of the 10,000 test pictures are kept for searches; 3,000 are left to judge what those found.
+    """
     return SupernetBuild(
         network="ofa_mobile_small",
         augment="mirror_and_shift",
-        train=SupernetSettings(
-            steps=4000, batch_size=64, learning_rate=2e-3, widen=("kernel", "depth", "expand"), seed=seed
-        ),
+        heldout_count=7000,
+        train=SupernetSettings(steps=5000, batch_size=64, learning_rate=2e-3, seed=seed),
     )
 
 

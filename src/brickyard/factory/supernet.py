@@ -22,6 +22,7 @@ from brickyard.core.space import Space
 from brickyard.factory.folder import FORMAT_VERSION
 from brickyard.factory.supernet_jobs import Job, read_job
 from brickyard.factory.twin import load_network
+from brickyard.train.layout import fast_layout_
 from brickyard.train.supernet import searched
 
 _NORMS = (ElasticBatchNorm2d, nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
@@ -97,7 +98,7 @@ class TrainedSupernet:
             ConfigError: The config is not legal.
         """
         examples = self.heldout if examples is None else examples
-        return {self.metric: self.job.evaluate(self.subnet(config), examples)}
+        return {self.metric: self.job.evaluate(fast_layout_(self.subnet(config)), examples)}
 
 
 def _head(space: Space) -> dict[str, Any]:
