@@ -21,6 +21,8 @@ COMMANDS = (
     "evaluate",
     "train",
     "train supernet",
+    "learn",
+    "tasks",
     "search",
     "modularize",
     "modularize experts",

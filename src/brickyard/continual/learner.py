@@ -60,6 +60,7 @@ class Learner:
         settings: How tasks are learned.
         folder: Where each task is written once it is learned; None for nowhere. Tasks that the network has
             and the folder lacks are written at once.
+        beside: Writes what else shall lie in the folder of each task, see `TaskFolder.append`.
 
     Raises:
         ArtifactError: The folder is of another network, or has other tasks.
@@ -71,11 +72,16 @@ class Learner:
     """
 
     def __init__(
-        self, network: TaskNetwork, *, settings: LearnSettings, folder: TaskFolder | None = None
+        self,
+        network: TaskNetwork,
+        *,
+        settings: LearnSettings,
+        folder: TaskFolder | None = None,
+        beside: Callable[[Path], None] | None = None,
     ) -> None:
-        self.network, self.settings, self.folder = network, settings, folder
+        self.network, self.settings, self.folder, self.beside = network, settings, folder, beside
         if folder is not None:
-            folder.append(network)
+            folder.append(network, beside=beside)
 
     def learn(
         self,
@@ -148,7 +154,7 @@ class Learner:
             layer.close_task()
         self.network.records.append(learned.record)
         if self.folder is not None:
-            self.folder.append(self.network)
+            self.folder.append(self.network, beside=self.beside)
         if kept is not None:
             kept.remove()
         return learned
@@ -283,7 +289,8 @@ class _Run:
         if "random.cuda" in tensors:
             torch.cuda.set_rng_state(tensors["random.cuda"], self.network.head_device)
         if record["suited"] is not None:
-            told = {name: tuple(v) if isinstance(v, list) else v for name, v in record["suited"].items()}
+            told = dict(record["suited"])
+            told |= {name: tuple(value) for name, value in told.items() if isinstance(value, list)}
             self.suited = Suited(**told)
         self.steps, self.losses = record["steps"], list(record["losses"])
         self.transfer_seconds, self.done = record["transfer_seconds"], record["done"]
