@@ -84,7 +84,7 @@ def small_resnet(num_classes: int, *, in_channels: int = 3) -> nn.Sequential:
         nn.Conv2d(in_channels, 16, 3, 1, 1, bias=False),
         nn.BatchNorm2d(16),
         nn.ReLU(),
-        _Block(16, 16, 1),
+        _Block(16, 16, 2),
         _Block(16, 32, 2),
         _Block(32, 64, 2),
         nn.AdaptiveAvgPool2d(1),

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import increment_version
 from torch.nn import functional as F
 
 from brickyard.continual.checkpoint import Checkpoint, identity_of
@@ -283,7 +284,8 @@ class _Run:
                 layer.set_mask(tensors[f"mask.{path}"].to(layer.pool.device))
                 layer.begin_weights(exclusive=self.settings.arm == "exssnet")
                 assert layer.free is not None
-                layer.free.data.copy_(trained)
+                with torch.no_grad():
+                    layer.free.copy_(trained)
         self.generator.set_state(tensors["generator"])
         torch.set_rng_state(tensors["random"])
         if "random.cuda" in tensors:
@@ -350,9 +352,10 @@ class _Run:
 
     def _step(self, inputs: Tensor, labels: Tensor, optimizer: torch.optim.Optimizer) -> float:
         device = self.network.head_device
-        if int(labels.min()) < 0 or int(labels.max()) >= self.num_classes:
+        low, high = map(int, labels.aminmax())
+        if low < 0 or high >= self.num_classes:
             raise DataError(
-                f"class indices from {int(labels.min())} to {int(labels.max())} came; a task of "
+                f"class indices from {low} to {high} came; a task of "
                 f"{self.num_classes} classes has 0 to {self.num_classes - 1}"
             )
         loss = F.cross_entropy(self.network.network(inputs.to(device)), labels.to(device))
@@ -362,6 +365,8 @@ class _Run:
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()
+        for group in optimizer.param_groups:
+            increment_version(group["params"])  # a fused optimizer does not tell that it changed them
         self.steps += 1
         if self.progress is not None:
             settings = self.settings
