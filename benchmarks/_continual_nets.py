@@ -66,7 +66,8 @@ class _Block(nn.Module):
         self.norm1 = nn.BatchNorm2d(width)
         self.conv2 = nn.Conv2d(width, width, 3, 1, 1, bias=False)
         self.norm2 = nn.BatchNorm2d(width)
-        self.shortcut = nn.Conv2d(width_in, width, 1, stride, bias=False) if width_in != width else None
+        cut = width_in != width or stride > 1
+        self.shortcut = nn.Conv2d(width_in, width, 1, stride, bias=False) if cut else None
 
     def forward(self, inputs: Tensor) -> Tensor:
         inner = self.norm2(self.conv2(F.relu(self.norm1(self.conv1(inputs)))))

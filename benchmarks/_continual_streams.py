@@ -171,7 +171,7 @@ def embeddings() -> tuple[tuple[str, ...], npt.NDArray[np.float32]]:
 BENCHES = {
     bench.name: bench
     for bench in (
-        Bench(ALPHABETS, 20, 1000, 1000, lambda: OMNIGLOT_NET, alphabets),
+        Bench(ALPHABETS, 15, 1000, 1000, lambda: OMNIGLOT_NET, alphabets),
         Bench(CIFAR, 10, 1200, 1000, lambda: CIFAR_NET, split_cifar10),
         Bench(TEXTS, 8, 2000, 1000, lambda: text_net(embeddings()[1], length=_LENGTH), texts),
     )
