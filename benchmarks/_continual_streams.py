@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from functools import cache
 
 import _adaptor
+import _adaptor_streams
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -80,7 +81,7 @@ def _task(
 def alphabets(seed: int, examples: int, tests: int) -> list[StreamTask]:
     """Return the characters of an alphabet as a task, eight of them in an order that the seed decides."""
     tasks = []
-    for name, (images, labels, drawers) in _adaptor.omniglot().items():
+    for name, (images, labels, drawers) in _adaptor_streams.omniglot().items():
         inputs = (torch.from_numpy(images).float()[:, None] / 255 - 0.1) / 0.25
         own = drawers <= _DRAWERS
         parts = [(inputs[torch.from_numpy(part)], labels[part]) for part in (own, ~own)]
@@ -106,11 +107,11 @@ def split_cifar10(seed: int, examples: int, tests: int) -> list[StreamTask]:
 
 
 def texts(seed: int, examples: int, tests: int) -> list[StreamTask]:
-    """Return five sets of texts, in an order that the seed decides; for seed 0 that of the adaptor."""
+    """Return five sets of texts, in an order that the seed decides; for seed 0 that of its reader."""
     words, _ = embeddings()
     place = {word: number for number, word in enumerate(words, start=2)}
     tasks = []
-    for name, parts in _adaptor.five_text_sets().items():
+    for name, parts in _adaptor_streams.five_text_sets().items():
         read = []
         for part in ("train", "test"):
             sentences, labels = parts[part]
@@ -143,7 +144,7 @@ def embeddings() -> tuple[tuple[str, ...], npt.NDArray[np.float32]]:
     from scipy.sparse.linalg import svds
 
     sentences = [
-        _split(text) for parts in _adaptor.five_text_sets().values() for (text,) in parts["train"][0]
+        _split(text) for parts in _adaptor_streams.five_text_sets().values() for (text,) in parts["train"][0]
     ]
     counts = Counter(word for sentence in sentences for word in sentence)
     words = tuple(word for word, _ in counts.most_common(_WORDS))
