@@ -1,4 +1,4 @@
-"""The only file that knows how the folder of real data is laid out; it is not part of the repository.
+"""Knows, with `_adaptor_streams` alone, how the folder of real data is laid out; no part of the repository.
 
 The folder is named by `--data DIR` or the environment variable BRICKYARD_DATA. Without it, what needs it
 is left out.

@@ -1,6 +1,7 @@
-"""Methods that learn a stream of tasks on LeNet-300-100 without biases: ours and what it is compared with.
+"""Methods that learn a stream of tasks: ours and what it is compared with.
 
-All have the same epochs for each task, Adam with a one-cycle schedule, and one output layer for all tasks.
+All have the same network, the same epochs for each task and Adam with a one-cycle schedule. Either one output
+layer serves all tasks, or each has its own, as the network says.
 """
 
 from __future__ import annotations
@@ -11,10 +12,11 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from _continual_nets import LENET, Net
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from brickyard.continual import Learner, LearnSettings, Method, StreamTask, masked
+from brickyard.continual import Learner, LearnSettings, Method, StreamTask
 from brickyard.continual.examples import Examples, epoch, steps_of
 from brickyard.continual.learner import one_cycle
 
@@ -34,6 +36,7 @@ class Plan:
         seed: Seed of weights and order of the examples.
         mask_rate: Learning rate of scores.
         weight_rate: Learning rate of weights.
+        net: The network.
     """
 
     density: float
@@ -42,17 +45,7 @@ class Plan:
     seed: int
     mask_rate: float
     weight_rate: float
-
-
-def lenet(num_classes: int = 10) -> nn.Sequential:
-    """Build LeNet-300-100 without biases."""
-    return nn.Sequential(
-        nn.Linear(784, 300, bias=False),
-        nn.ReLU(),
-        nn.Linear(300, 100, bias=False),
-        nn.ReLU(),
-        nn.Linear(100, num_classes, bias=False),
-    )
+    net: Net = LENET
 
 
 class Masks:
@@ -64,7 +57,7 @@ class Masks:
     """
 
     def __init__(self, plan: Plan, arm: str) -> None:
-        self.network = masked(lenet(), input_shape=(784,), density=plan.density, seed=plan.seed)
+        self.network = plan.net.masked(density=plan.density, seed=plan.seed)
         weight_epochs = 0 if arm == "supsup" else plan.epochs // 2
         self.learner = Learner(
             self.network,
@@ -96,8 +89,9 @@ def fit(
     rate: float,
     seed: Sequence[int],
     free: Mapping[str, Tensor] | None = None,
+    norms: bool = True,
 ) -> None:
-    """Train a plain module.
+    """Train a plain module, and leave it in evaluation mode.
 
     Args:
         module: The module, changed in place.
@@ -106,62 +100,109 @@ def fit(
         rate: Peak learning rate.
         seed: Seed of their order.
         free: Which entries of the parameters may change, by name; None for all.
+        norms: Whether statistics of normalisation are estimated; else they stay.
     """
-    optimizer = torch.optim.Adam(module.parameters(), rate, fused=True)
+    named = {name: tensor for name, tensor in module.named_parameters() if tensor.requires_grad}
+    optimizer = torch.optim.Adam(named.values(), rate, fused=True)
     schedule = one_cycle(optimizer, epochs * steps_of(examples, BATCH))
     generator = torch.Generator().manual_seed(int(np.random.SeedSequence(seed).generate_state(1)[0]))
+    module.train()
+    for part in module.modules():
+        if isinstance(part, nn.modules.batchnorm._BatchNorm) and not norms:
+            part.eval()
     for _ in range(epochs):
         for inputs, labels in epoch(examples, BATCH, generator):
             optimizer.zero_grad(set_to_none=True)
             F.cross_entropy(module(inputs), labels).backward()
-            for name, parameter in module.named_parameters() if free is not None else ():
+            for name, parameter in named.items() if free is not None else ():
                 assert free is not None
                 assert parameter.grad is not None
                 parameter.grad *= free[name]
             optimizer.step()
             schedule.step()
+    module.eval()
 
 
-def _seeded(plan: Plan, number: int) -> nn.Sequential:
+def _seeded(plan: Plan, number: int) -> nn.Module:
     torch.manual_seed(int(np.random.SeedSequence([plan.seed, number]).generate_state(1)[0]))
-    return lenet()
+    return plan.net.build(plan.net.num_classes)
+
+
+class _Heads:
+    """The output layers of one module: one for all tasks, or one for each.
+
+    Args:
+        plan: What every method is told.
+        module: The module, whose output layer is changed.
+    """
+
+    def __init__(self, plan: Plan, module: nn.Module) -> None:
+        self.plan, self.module = plan, module
+        self.path = [path for path, part in module.named_modules() if isinstance(part, nn.Linear)][-1]
+        self.classes: dict[str, int] = {}
+        self.heads: dict[str, nn.Module] = {}
+
+    def add(self, task: StreamTask) -> None:
+        """Give a new task its output layer, drawn anew, and use it."""
+        number = len(self.classes)
+        self.classes[task.name] = task.num_classes
+        old = self.module.get_submodule(self.path)
+        assert isinstance(old, nn.Linear)
+        if self.plan.net.heads == "shared":
+            self.heads[task.name] = old
+        else:
+            seed = int(np.random.SeedSequence([self.plan.seed, number, 1]).generate_state(1)[0])
+            torch.manual_seed(seed)
+            bias = old.bias is not None
+            self.heads[task.name] = nn.Linear(old.in_features, task.num_classes, bias=bias)
+        self.use(task.name)
+
+    def use(self, name: str) -> None:
+        """Use the output layer of a task."""
+        self.module.set_submodule(self.path, self.heads[name])
+
+    def scores(self, module: nn.Module, name: str, inputs: Tensor) -> Tensor:
+        """Return the scores of a task's classes by a module with its output layer."""
+        with torch.no_grad():
+            found = torch.cat([module(part) for part in inputs.split(512)])
+        return found[:, : self.classes[name]]
 
 
 class Independent:
     """A dense network for each task: what tasks reach alone, with nothing shared."""
 
     def __init__(self, plan: Plan) -> None:
-        self.plan, self.modules = plan, dict[str, nn.Module]()
+        self.plan, self.parts = plan, dict[str, _Heads]()
 
     def learn(self, task: StreamTask) -> None:
         """Train a fresh network."""
-        number = len(self.modules)
-        self.modules[task.name] = module = _seeded(self.plan, number)
+        number = len(self.parts)
+        self.parts[task.name] = part = _Heads(self.plan, _seeded(self.plan, number))
+        part.add(task)
         seed = (self.plan.seed, number)
-        fit(module, task.train, epochs=self.plan.epochs, rate=self.plan.weight_rate, seed=seed)
+        fit(part.module, task.train, epochs=self.plan.epochs, rate=self.plan.weight_rate, seed=seed)
 
     def scores(self, name: str, inputs: Tensor) -> Tensor:
         """Return the scores of the task's network."""
-        with torch.no_grad():
-            return self.modules[name](inputs)
+        return self.parts[name].scores(self.parts[name].module, name, inputs)
 
 
 class Naive:
     """One dense network that is trained on one task after the other."""
 
     def __init__(self, plan: Plan) -> None:
-        self.plan, self.module, self.done = plan, _seeded(plan, 0), 0
+        self.plan, self.part = plan, _Heads(plan, _seeded(plan, 0))
 
     def learn(self, task: StreamTask) -> None:
         """Train on."""
-        seed = (self.plan.seed, self.done)
-        fit(self.module, task.train, epochs=self.plan.epochs, rate=self.plan.weight_rate, seed=seed)
-        self.done += 1
+        seed = (self.plan.seed, len(self.part.classes))
+        self.part.add(task)
+        fit(self.part.module, task.train, epochs=self.plan.epochs, rate=self.plan.weight_rate, seed=seed)
 
     def scores(self, name: str, inputs: Tensor) -> Tensor:
         """Return the scores of the one network."""
-        with torch.no_grad():
-            return self.module(inputs)
+        self.part.use(name)
+        return self.part.scores(self.part.module, name, inputs)
 
 
 class PackNet:
@@ -169,41 +210,65 @@ class PackNet:
 
     Two thirds of the epochs come before pruning. A task keeps `density` of each layer, or as much as lets
     every task to come keep the same, if that is less; it uses the weights of earlier tasks as they are.
+    Biases and normalisation are those of the first task, as in the paper; output layers of a task's own are
+    not pruned.
     """
 
     def __init__(self, plan: Plan) -> None:
-        self.plan, self.module = plan, _seeded(plan, 0)
-        self.owner = {name: torch.full(tensor.shape, -1) for name, tensor in self.module.named_parameters()}
-        self.names: list[str] = []
+        self.plan, self.part = plan, _Heads(plan, _seeded(plan, 0))
+        own_head = plan.net.heads == "own"
+        self.owner = {
+            name: torch.full(tensor.shape, -1)
+            for name, tensor in self.part.module.named_parameters()
+            if tensor.requires_grad
+            and tensor.dim() > 1
+            and not (own_head and name.startswith(f"{self.part.path}."))
+        }
 
     def learn(self, task: StreamTask) -> None:
         """Train what is free, keep the largest of it, train that again."""
-        plan, number = self.plan, len(self.names)
+        plan, number = self.plan, len(self.part.classes)
+        self.part.add(task)
         last = max(1, plan.epochs // 3)
         free = {name: owner == -1 for name, owner in self.owner.items()}
-        self._fit(task, free, epochs=plan.epochs - last, phase=0)
+        self._fit(task, free, number, epochs=plan.epochs - last, phase=0)
         share = min(plan.density, 1 / plan.num_tasks)
-        for name, tensor in self.module.named_parameters():
+        tensors = dict(self.part.module.named_parameters())
+        for name, owner in self.owner.items():
+            tensor = tensors[name]
             keep = min(int(free[name].sum()), max(1, round(share * tensor.numel())))
             places = torch.where(free[name], tensor.detach().abs(), -1).reshape(-1).topk(keep).indices
-            self.owner[name].view(-1)[places] = number
-            tensor.data[self.owner[name] == -1] = 0
-        self._fit(task, {name: owner == number for name, owner in self.owner.items()}, epochs=last, phase=1)
-        self.names.append(task.name)
+            owner.view(-1)[places] = number
+            tensor.data[owner == -1] = 0
+        own = {name: owner == number for name, owner in self.owner.items()}
+        self._fit(task, own, number, epochs=last, phase=1)
 
-    def _fit(self, task: StreamTask, free: Mapping[str, Tensor], *, epochs: int, phase: int) -> None:
-        seed = (self.plan.seed, len(self.names), phase)
-        fit(self.module, task.train, epochs=epochs, rate=self.plan.weight_rate, seed=seed, free=free)
+    def _fit(
+        self, task: StreamTask, free: Mapping[str, Tensor], number: int, *, epochs: int, phase: int
+    ) -> None:
+        rest = {
+            name: torch.tensor(number == 0 or (name.startswith(f"{self.part.path}.")))
+            for name, _ in self.part.module.named_parameters()
+        }
+        fit(
+            self.part.module,
+            task.train,
+            epochs=epochs,
+            rate=self.plan.weight_rate,
+            seed=(self.plan.seed, number, phase),
+            free={**rest, **free},
+            norms=number == 0,
+        )
 
     def scores(self, name: str, inputs: Tensor) -> Tensor:
         """Return the scores by the weights of the task and of those before it."""
-        number = self.names.index(name)
-        module = copy.deepcopy(self.module)
-        for path, tensor in module.named_parameters():
-            owner = self.owner[path]
-            tensor.data[(owner == -1) | (owner > number)] = 0
-        with torch.no_grad():
-            return module(inputs)
+        number = list(self.part.classes).index(name)
+        self.part.use(name)
+        module = copy.deepcopy(self.part.module)
+        tensors = dict(module.named_parameters())
+        for path, owner in self.owner.items():
+            tensors[path].data[(owner == -1) | (owner > number)] = 0
+        return self.part.scores(module, name, inputs)
 
 
 ARMS: dict[str, Callable[[Plan], Method]] = {

@@ -13,7 +13,8 @@ from itertools import pairwise
 from pathlib import Path
 
 import torch
-from _continual_arms import BATCH, lenet
+from _continual_arms import BATCH
+from _continual_nets import lenet
 from _continual_runs import percent
 from _record import Ledger, say
 from torch import nn

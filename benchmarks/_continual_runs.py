@@ -127,10 +127,12 @@ def is_kept(ledger: Ledger, section: str, wanted: Wanted, **fields: object) -> b
     return bool(found) and not wanted.again
 
 
-def best_rates(ledger: Ledger, arm: str, density: float, note: str) -> tuple[float, float]:
+def best_rates(
+    ledger: Ledger, arm: str, density: float, note: str, *, section: str = RATES
+) -> tuple[float, float]:
     """Return the rates of scores and weights best on held-out examples; middle ones without rows."""
     rows = [*ledger.earlier, *ledger.rows]
-    found = pick(rows, section=RATES, method=arm, limit=percent(density), note=note)
+    found = pick(rows, section=section, method=arm, limit=percent(density), note=note)
     if not found:
         held = rates(arm)
         return held[len(held) // 2]

@@ -13,7 +13,8 @@ from dataclasses import replace
 
 import numpy as np
 import torch
-from _continual_arms import BATCH, EXSSNET, lenet
+from _continual_arms import BATCH, EXSSNET
+from _continual_nets import lenet
 from _continual_runs import Wanted, best_rates, is_kept, percent, pictures
 from _record import Ledger, Row, pick, say
 from torch.nn import functional as F

@@ -15,12 +15,14 @@ import argparse
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
 import _adaptor
 import numpy as np
 from _command import begin, finish, ledger_of, options
 from _continual_arms import ARMS, EXSSNET
 from _continual_cost import BITS, COST, CUT, STEP, measure_cost
+from _continual_peer import ORIGINAL, over_original, run_original
 from _continual_runs import (
     CHANGE,
     ENDS,
@@ -33,10 +35,12 @@ from _continual_runs import (
     percent,
     run_permuted,
 )
+from _continual_sections import STREAM_RATES, adapted, choose_stream_rates, run_bench
+from _continual_streams import BENCHES
 from _continual_transfer import KKT, measure_transfer, steps_shares
 from _record import Ledger, Row, columns, pick, say
 
-SECTIONS = (RATES, PERMUTED, HUNDRED, KKT, COST)
+SECTIONS = (RATES, PERMUTED, ORIGINAL, HUNDRED, KKT, COST, STREAM_RATES, *BENCHES)
 QUICK = (PERMUTED, COST)
 DENSITIES = (0.02, 0.05, 0.1, 0.5)
 EPOCHS, EXAMPLES, TASKS = 10, 18_000, 10
@@ -70,11 +74,12 @@ def figures(ledger: Ledger, *, notes: Collection[str]) -> tuple[dict[str, float 
         [row for row in ledger.section(name) if row.note in notes] for name in (PERMUTED, HUNDRED, KKT)
     )
     cost = ledger.section(COST)
-    ours = [*pick(permuted, method=EXSSNET), *pick(hundred, method=EXSSNET)]
+    real = [row for name in BENCHES for row in ledger.section(name)]
+    ours = [row for rows in (permuted, hundred, real) for row in pick(rows, method=EXSSNET)]
     last = pick(hundred, method=EXSSNET, metric=ENDS)
     found: dict[str, list[float]] = {
         **{f"gain_over_supsup_{round(100 * d):02d}": gain(permuted, d) for d in (0.02, 0.05, 0.1)},
-        "over_original_code": [],
+        "over_original_code": over_original(permuted, ledger.section(ORIGINAL)),
         "forgetting": [row.value for row in pick(ours, metric=CHANGE)],
         "bits_over_entropy": _values(cost, BITS),
         "last10_vs_first10_points": [100 * row.value for row in last],
@@ -117,12 +122,25 @@ def _plans(arguments: argparse.Namespace) -> tuple[Wanted, Wanted, Wanted]:
 
 def _measure(ledger: Ledger, arguments: argparse.Namespace, wanted: Sequence[str]) -> None:
     plan, many, turned = _plans(arguments)
+    given = (arguments.epochs, arguments.examples, arguments.tasks)
+    streams = replace(plan, densities=arguments.densities or (0.1,))
+    wanted_of = {
+        name: adapted(streams, bench, given=given, quick=arguments.quick) for name, bench in BENCHES.items()
+    }
+
+    def all_stream_rates() -> None:
+        for name, bench in BENCHES.items():
+            choose_stream_rates(ledger, wanted_of[name], bench)
+
     parts: dict[str, Callable[[], None]] = {
         RATES: lambda: choose_rates(ledger, plan),
         PERMUTED: lambda: run_permuted(ledger, plan),
+        ORIGINAL: lambda: run_original(ledger, plan, arguments.exssnet_code),
         HUNDRED: lambda: run_permuted(ledger, many, section=HUNDRED),
         KKT: lambda: measure_transfer(ledger, turned),
         COST: lambda: measure_cost(ledger, plan.densities, rounds=1 if arguments.quick else 5),
+        STREAM_RATES: all_stream_rates,
+        **{name: partial(run_bench, ledger, wanted_of[name], bench) for name, bench in BENCHES.items()},
     }
     for name in wanted:
         if name != COST and _adaptor.data_folder() is None:
@@ -149,6 +167,11 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--tasks", type=int, help=f"tasks of a stream; {TASKS}, 100 in section {HUNDRED}")
     parser.add_argument(
         "--again", action="store_true", help="make runs again that are kept with the same settings"
+    )
+    parser.add_argument(
+        "--exssnet-code",
+        type=Path,
+        help="folder of github.com/prateeky2806/exessnet, to run its code as well",
     )
     arguments = parser.parse_args()
     unknown = [name for name in arguments.arms or [] if name not in ARMS]

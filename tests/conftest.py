@@ -107,3 +107,43 @@ def supernet(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def rng(seed: int) -> np.random.Generator:
     """A numpy generator of the test's own."""
     return np.random.default_rng(seed)
+
+
+@pytest.fixture(scope="session")
+def stripes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of class folders: pictures of 32 pixels with stripes across, or upright, and plain ones."""
+    from PIL import Image
+
+    folder, rng = tmp_path_factory.mktemp("pictures") / "stripes", np.random.default_rng(0)
+    for name in ("across", "upright", "plain grey"):
+        (folder / name).mkdir(parents=True)
+        for number in range(40):
+            picture = rng.normal(110, 12, (32, 32, 3))
+            place = int(rng.integers(4))
+            if name == "across":
+                picture[place::4] += 90
+            elif name == "upright":
+                picture[:, place::4] += 90
+            Image.fromarray(picture.clip(0, 255).astype(np.uint8)).save(folder / name / f"{number}.png")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def taught(pico: Path, stripes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the property factory that learned two tasks since, by the command itself."""
+    import shutil
+
+    from typer.testing import CliRunner
+
+    from brickyard.cli.app import app
+
+    factory = tmp_path_factory.mktemp("taught") / "pico"
+    shutil.copytree(pico, factory)
+    for name, more in (("Stripes", ["--mask-epochs", "4", "--weight-epochs", "4"]), ("again", [])):
+        arguments = ["learn", str(factory), "--task", name, "--data", str(stripes), "--batch-size", "16"]
+        arguments += more or ["--arm", "supsup", "--mask-epochs", "1"]
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("brickyard.factory.quality._CURVE_PICTURES", 20)
+            done = CliRunner().invoke(app, arguments, catch_exceptions=False)
+        assert done.exit_code == 0, done.output
+    return factory

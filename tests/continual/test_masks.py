@@ -2,8 +2,10 @@
 
 import pytest
 import torch
+from torch import nn
+from torch.autograd.graph import increment_version
 
-from brickyard.continual.masks import mixed_weight, pack, popup_weight, top_k_mask, unpack
+from brickyard.continual.masks import Filled, Popup, TopK, mixed_weight, pack, top_k_mask, unpack
 
 
 def by_sorting(magnitudes: torch.Tensor, keep: int) -> torch.Tensor:
@@ -49,10 +51,10 @@ def test_bits_survive_packing():
 def test_gradients_reach_all_scores_as_if_magnitudes_multiplied_the_weights():
     scores = torch.randn(6, 5, requires_grad=True)
     pool, gradient = torch.randn(6, 5), torch.randn(6, 5)
-    weight = popup_weight(scores, pool, 8)
+    weight = Popup(pool, 8)(scores)
     assert int((weight != 0).sum()) == 8
     assert torch.equal(weight.detach(), pool * top_k_mask(scores.detach().abs(), 8))
-    weight.backward(gradient)
+    weight.backward(gradient.clone())
     slow = scores.detach().clone().requires_grad_()
     (slow.abs() * pool).backward(gradient)
     assert torch.allclose(scores.grad, slow.grad)
@@ -69,3 +71,58 @@ def test_a_mixture_is_the_sum_of_masked_pools_with_its_gradients():
     mixed.backward(gradient)
     by_hand = [float((gradient * mask * pool).sum()) for mask in masks]
     assert shares.grad.tolist() == pytest.approx([by_hand[0], 0.0, by_hand[2]], abs=1e-6)
+
+
+def test_the_largest_are_found_near_where_they_were_as_anew():
+    generator = torch.Generator().manual_seed(0)
+    values = torch.randn(300, 100, generator=generator)
+    for keep in (600, 3000, 15_000, 29_999):
+        top_k = TopK((300, 100), keep)
+        moved = values.clone()
+        for step in range(12):
+            moved += 0.01 * torch.randn(300, 100, generator=generator)
+            if step == 5:
+                moved *= 3.0  # nothing is where it was
+            if step == 7:
+                moved = (moved * 4).round() / 4  # many are equal
+            expected = top_k_mask(moved.abs(), keep)
+            assert torch.equal(torch.from_numpy(top_k(moved.numpy())), expected)
+    zeros = TopK((300, 100), 7)
+    for _ in range(2):
+        assert int(zeros(torch.zeros(300, 100).numpy()).sum()) == 7
+
+
+def test_a_layer_may_be_called_twice_in_a_step():
+    scores, pool = torch.randn(6, 6, requires_grad=True), torch.randn(6, 6)
+    popup, x = Popup(pool, 12), torch.randn(3, 6)
+    (x @ popup(scores) @ popup(scores)).sum().backward()
+    slow = scores.detach().clone().requires_grad_()
+    mask = top_k_mask(slow.detach().abs(), 12).float()
+    weight = (mask - slow.abs()).detach() * pool + slow.abs() * pool  # straight through
+    (x @ weight @ weight).sum().backward()
+    assert torch.allclose(scores.grad, slow.grad, atol=1e-5)
+
+
+def test_weights_follow_their_optimizer_step_by_step():
+    pool, mask = torch.randn(8, 8), torch.rand(8, 8) < 0.5
+    scores, trained = nn.Parameter(torch.randn(8, 8)), nn.Parameter(pool[mask])
+    popup, filled = Popup(pool, 20), Filled(pool, mask)
+    for _ in range(3):
+        optimizer = torch.optim.Adam([scores, trained], 0.3, fused=True)
+        (popup(scores).sum() + filled(trained).square().sum()).backward()
+        optimizer.step()
+        increment_version([scores, trained])
+        assert torch.equal(popup(scores).detach(), pool * top_k_mask(scores.detach().abs(), 20))
+        assert torch.equal(filled(trained).detach()[mask], trained.detach())
+        assert torch.equal(filled(trained).detach()[~mask], pool[~mask])
+
+
+def test_what_is_written_over_is_not_taken_for_what_it_was():
+    pool, mask = torch.randn(4, 4), torch.ones(4, 4, dtype=torch.bool)
+    trained, filled = nn.Parameter(pool[mask]), Filled(pool, mask)
+    loss = (filled(trained) ** 2).sum()
+    with torch.no_grad():
+        trained += 1.0
+    filled(trained)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        loss.backward()

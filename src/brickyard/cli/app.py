@@ -23,6 +23,8 @@ COMMANDS = (
     "train supernet",
     "train exits",
     "pairs",
+    "learn",
+    "tasks",
     "search",
     "modularize",
     "modularize experts",

@@ -32,8 +32,8 @@ def make(
         str | None,
         typer.Option(
             metavar="TEXT",
-            help="What the model shall do, in words of the factory. Default: all its classes, limited by the "
-            "budget alone.",
+            help="What the model shall do, in words of the factory; or NAME or `NAME: words` of a task that "
+            "it learned later. Default: all its classes, limited by the budget alone.",
         ),
     ] = None,
     latency_ms: Annotated[
@@ -323,7 +323,7 @@ def _make_all(
 ) -> None:
     from brickyard.cli.requests import read_requests
 
-    numbered = read_requests(file, factory.vocabulary, out=out)
+    numbered = read_requests(file, lambda text: factory.parse(text)[1], out=out)
     defaults = {name: value for name, value in defaults.items() if value is not None}
     requests = [{**defaults, **request} for _, request in numbered]
     failed: list[str] = []

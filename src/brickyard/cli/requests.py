@@ -3,25 +3,27 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from brickyard.core.errors import BrickyardError, BudgetError
 from brickyard.core.files import read_json
-from brickyard.core.task import Vocabulary
+from brickyard.core.task import Task
 from brickyard.factory.formats import format_named
 from brickyard.factory.records import Budget
 
+Parse = Callable[[str | None], Task]
 _KEYS = ("task", "budget", "device", "format", "seed", "name")
 
 
-def read_requests(file: Path, vocabulary: Vocabulary, *, out: Path) -> list[tuple[int, dict[str, Any]]]:
+def read_requests(file: Path, parse: Parse, *, out: Path) -> list[tuple[int, dict[str, Any]]]:
     """Read and check all requests of a file.
 
     Args:
         file: One JSON object per line with the keys `task`, `budget`, `device`, `format`, `seed`, `name`, all
             optional; empty lines are skipped.
-        vocabulary: The words that tasks may have.
+        parse: Reads the text of a task.
         out: Parent of the model folders; a model of another request that lies there already is refused.
 
     Returns:
@@ -44,12 +46,12 @@ def read_requests(file: Path, vocabulary: Vocabulary, *, out: Path) -> list[tupl
         if not line.strip():
             continue
         try:
-            record = _request(line, vocabulary)
+            record = _request(line, parse)
             name = record.get("name")
             if name in names:
                 raise BudgetError(f"name {name!r} is that of line {names[name]} too; names must differ")
             if name is not None:
-                _check_made(out / name, record, vocabulary)
+                _check_made(out / name, record, parse)
                 names[name] = number
         except BrickyardError as error:
             raise BudgetError(f"{file}, line {number}: {error}. Nothing was made") from None
@@ -59,7 +61,7 @@ def read_requests(file: Path, vocabulary: Vocabulary, *, out: Path) -> list[tupl
     return requests
 
 
-def _request(line: str, vocabulary: Vocabulary) -> dict[str, Any]:
+def _request(line: str, parse: Parse) -> dict[str, Any]:
     try:
         record = json.loads(line)
     except json.JSONDecodeError as error:
@@ -75,20 +77,20 @@ def _request(line: str, vocabulary: Vocabulary) -> dict[str, Any]:
     name = record.get("name")
     if name is not None and (name in {"", ".", ".."} or Path(name).name != name):
         raise BudgetError(f"name = {name!r} is not the plain name of a folder")
-    vocabulary.parse(record.get("task"))
+    parse(record.get("task"))
     Budget(**(record.get("budget") or {}))
     if record.get("format") is not None:
         format_named(record["format"])
     return record
 
 
-def _check_made(folder: Path, record: dict[str, Any], vocabulary: Vocabulary) -> None:
+def _check_made(folder: Path, record: dict[str, Any], parse: Parse) -> None:
     """Refuse a model that is already there and is not the answer to this request."""
     if not (folder / "request.json").is_file():
         return
     made = read_json(folder / "request.json")
     budget = Budget(**(record.get("budget") or {})).model_dump(exclude_none=True)
-    wanted = {"task": vocabulary.parse(record.get("task")).text, "budget": budget}
+    wanted = {"task": parse(record.get("task")).text, "budget": budget}
     found = {key: made.get(key) for key in wanted}
     if found != wanted:
         raise BudgetError(

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from brickyard.continual.masks import mixed_weight, pack, popup_weight, top_k_mask, unpack
+from brickyard.continual.masks import Filled, Popup, mixed_weight, pack, top_k_mask, unpack
 from brickyard.continual.tasks import Tasks
 from brickyard.core.brick import Brick, Extract
 from brickyard.core.decision import Decision
@@ -118,7 +118,8 @@ class MaskedLayer(TaskBrick):
         self.register_buffer("taken", torch.zeros_like(self.pool, dtype=torch.bool), persistent=False)
         self.scores: nn.Parameter | None = None
         self.free: nn.Parameter | None = None
-        self.where: tuple[Tensor, ...] = ()
+        self._popup: Popup | None = None
+        self._filled: Filled | None = None
         self._ready: tuple[int, int, Tensor] | None = None
 
     def mask(self, number: int) -> Tensor:
@@ -147,12 +148,12 @@ class MaskedLayer(TaskBrick):
         return tensor[: self.rows[number]]
 
     def _weight(self, number: int) -> Tensor:
-        if self.scores is not None and number == len(self.tasks.values) - 1:
-            return popup_weight(self.scores, self.pool, self.keep)
-        weight = self._selected(number)
-        if self.free is not None and number == len(self.tasks.values) - 1:
-            weight = weight.index_put(self.where, self.free)
-        return weight
+        if number == len(self.tasks.values) - 1:
+            if self.scores is not None and self._popup is not None:
+                return self._popup(self.scores)
+            if self.free is not None and self._filled is not None:
+                return self._filled(self.free)
+        return self._selected(number)
 
     def _selected(self, number: int) -> Tensor:
         """Return the pool under a mask; kept from call to call until task or pool change."""
@@ -164,7 +165,12 @@ class MaskedLayer(TaskBrick):
 
     def _apply(self, fn: Any, recurse: bool = True) -> Any:
         self._ready = None
-        return super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        found = super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        if self._popup is not None:
+            self._popup = Popup(self.pool.detach(), self.keep)
+        if self._filled is not None:
+            self._filled = self._filled.to(self.pool.device)
+        return found
 
     def forward(self, x: Tensor) -> Tensor:
         """Compute what the plain layer does, with the weights of the task in use."""
@@ -196,7 +202,7 @@ class MaskedLayer(TaskBrick):
     def drop_task(self) -> None:
         """Forget the last task, and scores or weights that are being trained."""
         number = len(self.rows) - 1
-        self.scores, self.free, self.where = None, None, ()
+        self.scores = self.free = self._popup = self._filled = None
         self._ready = None
         self._buffers.pop(f"mask{number}", None)
         self.rows.pop()
@@ -210,12 +216,13 @@ class MaskedLayer(TaskBrick):
             scores: The scores to start from, of the pool's shape.
         """
         self.scores = nn.Parameter(scores.detach().clone())
+        self._popup = Popup(self.pool.detach(), self.keep)
 
     def fix_mask(self) -> None:
         """End the training of scores: keep the mask that they give, drop them."""
         assert self.scores is not None
         mask = top_k_mask(self.scores.detach().abs(), self.keep)
-        self.scores = None
+        self.scores = self._popup = None
         self.set_mask(mask)
 
     def set_mask(self, mask: Tensor) -> None:
@@ -231,8 +238,8 @@ class MaskedLayer(TaskBrick):
         mask = self.mask(len(self.rows) - 1)
         if exclusive:
             mask &= ~self.taken
-        self.where = tuple(torch.nonzero(mask, as_tuple=True))
-        self.free = nn.Parameter(self.pool.detach()[self.where])
+        self._filled = Filled(self._selected(len(self.rows) - 1), mask)
+        self.free = nn.Parameter(self.pool.detach()[mask])
 
     def load_weights(self, values: Tensor, *, exclusive: bool) -> None:
         """Write trained weights of the last task into the pool.
@@ -248,15 +255,17 @@ class MaskedLayer(TaskBrick):
         assert self.free is not None
         if self.free.shape != values.shape:
             raise RuntimeError(f"expected {self.free.numel()} weights, got {values.numel()}")
-        self.free.data.copy_(values)
+        with torch.no_grad():
+            self.free.copy_(values)
         self.keep_weights()
 
     def keep_weights(self) -> None:
         """End the training of weights: write them into the pool."""
         assert self.free is not None
+        assert self._filled is not None
         with torch.no_grad():
-            self.pool[self.where] = self.free.detach()
-        self.free, self.where = None, ()
+            self.pool.view(-1).index_copy_(0, self._filled.places, self.free)
+        self.free = self._filled = None
 
     def close_task(self) -> None:
         """Take the weights under the last task's mask."""

@@ -10,14 +10,18 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import increment_version
 from torch.nn import functional as F
 
+from brickyard.continual.checkpoint import Checkpoint, identity_of
 from brickyard.continual.examples import Examples, epoch, everything, steps_of, take
 from brickyard.continual.layers import MaskedLayer, OwnPart
 from brickyard.continual.network import TaskNetwork, TaskRecord
@@ -57,6 +61,7 @@ class Learner:
         settings: How tasks are learned.
         folder: Where each task is written once it is learned; None for nowhere. Tasks that the network has
             and the folder lacks are written at once.
+        beside: Writes what else shall lie in the folder of each task, see `TaskFolder.append`.
 
     Raises:
         ArtifactError: The folder is of another network, or has other tasks.
@@ -68,14 +73,25 @@ class Learner:
     """
 
     def __init__(
-        self, network: TaskNetwork, *, settings: LearnSettings, folder: TaskFolder | None = None
+        self,
+        network: TaskNetwork,
+        *,
+        settings: LearnSettings,
+        folder: TaskFolder | None = None,
+        beside: Callable[[Path], None] | None = None,
     ) -> None:
-        self.network, self.settings, self.folder = network, settings, folder
+        self.network, self.settings, self.folder, self.beside = network, settings, folder, beside
         if folder is not None:
-            folder.append(network)
+            folder.append(network, beside=beside)
 
     def learn(
-        self, name: str, examples: Examples, *, num_classes: int, progress: Progress | None = None
+        self,
+        name: str,
+        examples: Examples,
+        *,
+        num_classes: int,
+        progress: Progress | None = None,
+        checkpoint: str | Path | None = None,
     ) -> Learned:
         """Learn a task; when this ends by an error or an interrupt, the network is as it was before.
 
@@ -84,6 +100,9 @@ class Learner:
             examples: Pairs of an input and a class index below `num_classes`.
             num_classes: Number of classes.
             progress: Called after each step.
+            checkpoint: File that is written after each epoch. If it is there when the same task is learned
+                with the same arguments, learning goes on from it and ends with the same bits; it is removed
+                when the task is learned.
 
         Returns:
             How it went.
@@ -91,12 +110,17 @@ class Learner:
         Raises:
             ConfigError: The name is taken, or the shared head has too few rows.
             DataError: The examples are not such pairs.
-            TrainError: The loss is not finite.
+            TrainError: The loss is not finite, or the checkpoint is of another run.
         """
         self._check(num_classes)
         steps_of(examples, self.settings.batch_size)  # refuses a dataset without examples or length
         take(examples, [0])
         tasks, number = self.network.tasks, len(self.network.records)
+        kept = None
+        if checkpoint is not None:
+            about = identity_of(self.network, name, examples, num_classes)
+            kept = Checkpoint(checkpoint, {**about, **self.settings.to_json()})
+            kept.load()  # refuses a file of another run before anything is changed
         in_use = tasks.value
         tasks.add(name)
         seed = int(np.random.SeedSequence([self.settings.seed, number]).generate_state(1)[0])
@@ -115,6 +139,7 @@ class Learner:
                     num_classes=num_classes,
                     seed=seed,
                     progress=progress,
+                    checkpoint=kept,
                 )
                 learned = run.learn(name)
         except BaseException:
@@ -130,7 +155,9 @@ class Learner:
             layer.close_task()
         self.network.records.append(learned.record)
         if self.folder is not None:
-            self.folder.append(self.network)
+            self.folder.append(self.network, beside=self.beside)
+        if kept is not None:
+            kept.remove()
         return learned
 
     def _check(self, num_classes: int) -> None:
@@ -157,44 +184,118 @@ class _Run:
         num_classes: int,
         seed: int,
         progress: Progress | None,
+        checkpoint: Checkpoint | None,
     ) -> None:
         self.network, self.settings, self.examples = network, settings, examples
-        self.num_classes, self.progress = num_classes, progress
+        self.num_classes, self.progress, self.checkpoint = num_classes, progress, checkpoint
         self.generator = torch.Generator().manual_seed(seed)
         self.layers = list(network.layers.values())
         self.own = [tensor for part in network.parts.values() for tensor in part.trained()]
         for tensor in self.own:
             tensor.requires_grad_(True)
-        self.steps = 0
+        self.steps = self.done = 0
+        self.losses: list[float] = []
+        self.suited: Suited | None = None
+        self.seconds = self.transfer_seconds = 0.0
 
     def learn(self, name: str) -> Learned:
         started = time.perf_counter()
-        suited, transfer_seconds = self._begin_masks()
+        kept = None if self.checkpoint is None else self.checkpoint.load()
+        tensors, record = kept or ({}, {})
+        if not kept:
+            self.suited, self.transfer_seconds = self._begin_masks()
+        self.started = started + self.transfer_seconds - record.get("seconds", 0.0)
+        settings, phase = self.settings, record.get("phase", 0)
+        if kept:
+            self._restore(tensors, record)
         self._train_mode()
-        scores = [layer.scores for layer in self.layers if layer.scores is not None]
-        losses = self._phase(scores, self.settings.mask_rate, self.settings.mask_epochs)
-        for layer in self.layers:
-            layer.fix_mask()
-        kept = sum(layer.keep for layer in self.layers)
-        new = sum(int((layer.mask(len(layer.rows) - 1) & ~layer.taken).sum()) for layer in self.layers)
-        if self.settings.arm != "supsup":
+        if phase == 0:
+            scores = [layer.scores for layer in self.layers if layer.scores is not None]
+            self._phase(0, scores, settings.mask_rate, settings.mask_epochs, tensors)
             for layer in self.layers:
-                layer.begin_weights(exclusive=self.settings.arm == "exssnet")
+                layer.fix_mask()
+        share = sum(int((layer.mask(len(layer.rows) - 1) & ~layer.taken).sum()) for layer in self.layers)
+        if settings.arm != "supsup":
+            if phase == 0:
+                self._begin_weights()
             weights = [layer.free for layer in self.layers if layer.free is not None]
-            losses += self._phase(weights, self.settings.weight_rate, self.settings.weight_epochs)
+            self._phase(1, weights, settings.weight_rate, settings.weight_epochs, tensors if phase else {})
             for layer in self.layers:
                 layer.keep_weights()
-        record = TaskRecord(
-            name=name, num_classes=self.num_classes, arm=self.settings.arm, free_share=new / kept
+        learned = TaskRecord(
+            name=name,
+            num_classes=self.num_classes,
+            arm=settings.arm,
+            free_share=share / sum(layer.keep for layer in self.layers),
         )
-        seconds = time.perf_counter() - started - transfer_seconds
         return Learned(
-            record=record,
-            losses=tuple(losses),
-            suited=suited,
-            transfer_seconds=transfer_seconds,
-            seconds=seconds,
+            record=learned,
+            losses=tuple(self.losses),
+            suited=self.suited,
+            transfer_seconds=self.transfer_seconds,
+            seconds=time.perf_counter() - self.started,
         )
+
+    def _begin_weights(self) -> None:
+        for layer in self.layers:
+            layer.begin_weights(exclusive=self.settings.arm == "exssnet")
+
+    def _save(self, phase: int, done: int, optimizer: torch.optim.Optimizer) -> None:
+        """Keep everything that the steps to come depend on."""
+        if self.checkpoint is None:
+            return
+        number = len(self.network.records)
+        tensors = {"generator": self.generator.get_state(), "random": torch.get_rng_state()}
+        if self.network.head_device.type == "cuda":
+            tensors["random.cuda"] = torch.cuda.get_rng_state(self.network.head_device)
+        for path, part in self.network.parts.items():
+            state = part.task_state(number)
+            tensors |= {f"own.{path}.{name}": tensor for name, tensor in state.items()}
+        for path, layer in self.network.layers.items():
+            trained = layer.scores if phase == 0 else layer.free
+            assert trained is not None
+            tensors[f"trained.{path}"] = trained
+            if phase == 1:
+                tensors[f"mask.{path}"] = layer.mask(number)
+        for place, state in optimizer.state_dict()["state"].items():
+            tensors |= {f"adam.{place}.{name}": tensor for name, tensor in state.items()}
+        record = {
+            "phase": phase,
+            "done": done,
+            "steps": self.steps,
+            "losses": self.losses,
+            "suited": None if self.suited is None else asdict(self.suited),
+            "transfer_seconds": self.transfer_seconds,
+            "seconds": time.perf_counter() - self.started,
+        }
+        self.checkpoint.save(tensors, record)
+
+    def _restore(self, tensors: Mapping[str, Tensor], record: Mapping[str, Any]) -> None:
+        """Bring back what `_save` kept, but for the optimizer."""
+        for path, part in self.network.parts.items():
+            prefix = f"own.{path}."
+            found = {name[len(prefix) :]: t for name, t in tensors.items() if name.startswith(prefix)}
+            part.load_task_state(found)
+        for path, layer in self.network.layers.items():
+            trained = tensors[f"trained.{path}"].to(layer.pool)
+            if record["phase"] == 0:
+                layer.begin_masks(trained)
+            else:
+                layer.set_mask(tensors[f"mask.{path}"].to(layer.pool.device))
+                layer.begin_weights(exclusive=self.settings.arm == "exssnet")
+                assert layer.free is not None
+                with torch.no_grad():
+                    layer.free.copy_(trained)
+        self.generator.set_state(tensors["generator"])
+        torch.set_rng_state(tensors["random"])
+        if "random.cuda" in tensors:
+            torch.cuda.set_rng_state(tensors["random.cuda"], self.network.head_device)
+        if record["suited"] is not None:
+            told = dict(record["suited"])
+            told |= {name: tuple(value) for name, value in told.items() if isinstance(value, list)}
+            self.suited = Suited(**told)
+        self.steps, self.losses = record["steps"], list(record["losses"])
+        self.transfer_seconds, self.done = record["transfer_seconds"], record["done"]
 
     def _begin_masks(self) -> tuple[Suited | None, float]:
         for layer in self.layers:
@@ -224,27 +325,37 @@ class _Run:
             elif isinstance(module, nn.modules.dropout._DropoutNd):
                 module.train()
 
-    def _phase(self, tensors: list[nn.Parameter], rate: float, epochs: int) -> list[float]:
+    def _phase(
+        self,
+        number: int,
+        tensors: list[nn.Parameter],
+        rate: float,
+        epochs: int,
+        kept: Mapping[str, Tensor],
+    ) -> None:
+        """Train scores or weights, from a checkpoint's state on if there is one."""
         groups = [{"params": tensors, "lr": rate}]
         if self.own:
             groups.append({"params": self.own, "lr": self.settings.weight_rate})
         optimizer = torch.optim.Adam(groups, fused=True)
-        each = steps_of(self.examples, self.settings.batch_size)
-        schedule = one_cycle(optimizer, epochs * each)
-        means = []
-        for _ in range(epochs):
+        each, done = steps_of(self.examples, self.settings.batch_size), self.done if kept else 0
+        if kept:
+            _restore_adam(optimizer, kept)
+        schedule = one_cycle(optimizer, epochs * each, done=done * each)
+        for epoch_number in range(done, epochs):
             total = 0.0
             for inputs, labels in epoch(self.examples, self.settings.batch_size, self.generator):
                 total += self._step(inputs, labels, optimizer)
                 schedule.step()
-            means.append(total / each)
-        return means
+            self.losses.append(total / each)
+            self._save(number, epoch_number + 1, optimizer)
 
     def _step(self, inputs: Tensor, labels: Tensor, optimizer: torch.optim.Optimizer) -> float:
         device = self.network.head_device
-        if int(labels.min()) < 0 or int(labels.max()) >= self.num_classes:
+        low, high = map(int, labels.aminmax())
+        if low < 0 or high >= self.num_classes:
             raise DataError(
-                f"class indices from {int(labels.min())} to {int(labels.max())} came; a task of "
+                f"class indices from {low} to {high} came; a task of "
                 f"{self.num_classes} classes has 0 to {self.num_classes - 1}"
             )
         loss = F.cross_entropy(self.network.network(inputs.to(device)), labels.to(device))
@@ -254,6 +365,8 @@ class _Run:
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()
+        for group in optimizer.param_groups:
+            increment_version(group["params"])  # a fused optimizer does not tell that it changed them
         self.steps += 1
         if self.progress is not None:
             settings = self.settings
@@ -262,19 +375,33 @@ class _Run:
         return value
 
 
-def one_cycle(optimizer: torch.optim.Optimizer, steps: int) -> torch.optim.lr_scheduler.LRScheduler:
+def _restore_adam(optimizer: torch.optim.Optimizer, kept: Mapping[str, Tensor]) -> None:
+    state = optimizer.state_dict()
+    for name, tensor in kept.items():
+        if name.startswith("adam."):
+            _, place, field = name.split(".")
+            state["state"].setdefault(int(place), {})[field] = tensor
+    optimizer.load_state_dict(state)
+
+
+def one_cycle(
+    optimizer: torch.optim.Optimizer, steps: int, *, done: int = 0
+) -> torch.optim.lr_scheduler.LRScheduler:
     """Let learning rates rise to their peak over the first tenth of the steps, then fall to 0 by a cosine.
 
     Args:
         optimizer: The optimizer, whose rates are the peaks.
         steps: Steps in all.
+        done: Steps that were made already.
     """
 
     def factor(step: int) -> float:
         progress = (step + 0.5) / steps
         return progress / 0.1 if progress < 0.1 else 0.5 * (1 + math.cos(math.pi * (progress - 0.1) / 0.9))
 
-    return torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+    for group in optimizer.param_groups:
+        group.setdefault("initial_lr", group["lr"])
+    return torch.optim.lr_scheduler.LambdaLR(optimizer, factor, last_epoch=done - 1)
 
 
 def accuracy(network: TaskNetwork, task: str, examples: Examples, *, batch_size: int = 512) -> float:

@@ -7,6 +7,7 @@ has exactly the number of entries that was asked for.
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable
 from typing import Any
@@ -17,6 +18,7 @@ import torch
 from torch import Tensor
 
 _SAMPLE = 4096  # entries from which the place of the smallest kept one is guessed
+_NARROW, _WIDE = 1e-3, 0.05  # least and largest share of a threshold by which the next may differ
 _SPREADS = 3.0  # how many standard deviations the guess is given on both sides
 
 
@@ -76,33 +78,179 @@ def _kth_largest(values: npt.NDArray[np.floating[Any]], keep: int) -> float:
     return float(np.partition(values, place)[place])
 
 
+class TopK:
+    """Marks the largest entries of one array again and again, as `top_k_mask` does, in memory of its own.
+
+    From call to call the smallest kept entry changes little, so it is looked for near where it was. What is
+    found does not depend on that: where it is not there, it is looked for anew.
+
+    Args:
+        shape: Shape of the array.
+        keep: Entries to mark.
+    """
+
+    def __init__(self, shape: tuple[int, ...], keep: int) -> None:
+        self.keep = keep
+        self.magnitudes = np.empty(shape, dtype=np.float32)
+        self.found, self.band = (np.empty(shape, dtype=np.bool_) for _ in range(2))
+        self.near, self.width = 0.0, 0.0
+
+    def __call__(self, values: npt.NDArray[np.float32]) -> npt.NDArray[np.bool_]:
+        """Mark the entries of largest magnitude.
+
+        Args:
+            values: Numbers of the shape, without NaN.
+
+        Returns:
+            The mask, which the next call overwrites.
+        """
+        np.abs(values, out=self.magnitudes)
+        threshold = self._near()
+        if threshold is None:
+            flat = self.magnitudes.reshape(-1)
+            threshold = _kth_largest(flat, self.keep)
+            np.greater_equal(self.magnitudes, np.float32(threshold), out=self.found)
+            surplus = int(np.count_nonzero(self.found)) - self.keep
+            if surplus:
+                self.found.reshape(-1)[np.flatnonzero(flat == threshold)[-surplus:]] = False
+        drift = abs(threshold - self.near) / threshold if threshold > 0 else 1.0
+        self.width = min(max(2 * drift, self.width / 2, _NARROW), _WIDE)
+        self.near = threshold
+        return self.found
+
+    def _near(self) -> float | None:
+        """Mark the entries by a band around the last threshold; None where it does not hold the new one."""
+        if not self.near > 0 or self.magnitudes.size <= 4 * _SAMPLE:
+            return None
+        low, high = (np.float32(self.near * (1 + part * self.width)) for part in (-1, 1))
+        np.greater_equal(self.magnitudes, high, out=self.found)
+        np.greater_equal(self.magnitudes, low, out=self.band)
+        np.logical_xor(self.band, self.found, out=self.band)
+        rest = self.keep - int(np.count_nonzero(self.found))
+        places = np.flatnonzero(self.band)
+        if not 1 <= rest <= len(places):
+            return None
+        inside = self.magnitudes.reshape(-1)[places]
+        place = len(inside) - rest
+        threshold = np.partition(inside, place)[place]
+        kept = inside >= threshold
+        surplus = int(np.count_nonzero(kept)) - rest
+        if surplus:
+            kept[np.flatnonzero(inside == threshold)[-surplus:]] = False
+        self.found.reshape(-1)[places[kept]] = True
+        return float(threshold)
+
+
+class Popup:
+    """Weights of a pool under the mask of the largest scores, step after step in the same memory.
+
+    New memory of the size of a layer costs more than what is computed in it. A call writes over what the last
+    one gave if the scores have changed since, by their version, which fused optimizers do not count; autograd
+    tells if what is written over was still needed.
+
+    Args:
+        pool: The weights; they get no gradient and must not change.
+        keep: Weights to keep.
+    """
+
+    def __init__(self, pool: Tensor, keep: int) -> None:
+        self.pool, self.keep = pool, keep
+        self.weight, self.sign, self.mask = (torch.empty_like(pool) for _ in range(3))
+        self.top_k = TopK(tuple(pool.shape), keep) if pool.is_cpu and pool.dtype == torch.float32 else None
+        self.version: tuple[int, int] | None = None
+
+    def __call__(self, scores: Tensor) -> Tensor:
+        """Return the weights; gradients reach all scores as if each magnitude itself multiplied its weight.
+
+        Args:
+            scores: Scores of the pool's shape.
+        """
+        found: Tensor = _Popup.apply(scores, self)  # type: ignore[no-untyped-call]
+        return found
+
+    def fill(self, scores: Tensor) -> None:
+        """Write the weights of the scores, unless they are there: a layer may be called twice in a step."""
+        version = (scores.data_ptr(), scores._version)
+        if version == self.version:
+            return
+        if self.top_k is not None:
+            np.copyto(self.mask.numpy(), self.top_k(scores.numpy()))
+        else:
+            self.mask.copy_(top_k_mask(scores.abs(), self.keep))
+        torch.mul(self.pool, self.mask, out=self.weight)
+        self.version = version
+
+
 class _Popup(torch.autograd.Function):
     """The pool under the mask of the largest scores; the gradient of the mask goes to all magnitudes."""
 
     @staticmethod
-    def forward(ctx: Any, scores: Tensor, pool: Tensor, keep: int) -> Tensor:
-        ctx.save_for_backward(scores, pool)
-        if scores.is_cpu:
-            values = scores.numpy()
-            return pool * torch.from_numpy(_top_k(np.abs(values), keep).astype(values.dtype))
-        return pool * top_k_mask(scores.abs(), keep)
+    def forward(ctx: Any, scores: Tensor, popup: Popup) -> Tensor:
+        ctx.save_for_backward(scores)
+        ctx.popup = popup
+        popup.fill(scores)
+        return popup.weight.detach()
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
-        scores, pool = ctx.saved_tensors
-        return (gradients[0] * pool).mul_(scores.sign()), None, None
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        (scores,) = ctx.saved_tensors
+        popup = ctx.popup
+        torch.sign(scores, out=popup.sign)
+        gradient = gradients[0]
+        if any(stride == 0 for stride in gradient.stride()):  # one number for many entries
+            return gradient * popup.pool * popup.sign, None
+        # in place: the layer alone reads this weight, so nobody else is given its gradient
+        return gradient.mul_(popup.pool).mul_(popup.sign), None
 
 
-def popup_weight(scores: Tensor, pool: Tensor, keep: int) -> Tensor:
-    """Return weights of a pool where the magnitudes of scores are largest, zeros elsewhere.
+class Filled:
+    """A weight of which some entries are trained, step after step in the same memory.
 
     Args:
-        scores: Scores; gradients reach all of them as if each magnitude itself multiplied its weight.
-        pool: The weights, of the same shape; they get no gradient.
-        keep: Weights to keep.
+        weight: The weight; a copy is kept.
+        mask: Which entries are trained.
     """
-    found: Tensor = _Popup.apply(scores, pool, keep)  # type: ignore[no-untyped-call]
-    return found
+
+    def __init__(self, weight: Tensor, mask: Tensor) -> None:
+        self.weight = weight.detach().clone()
+        self.places = torch.nonzero(mask.reshape(-1)).reshape(-1)
+        self.version: tuple[int, int] | None = None
+
+    def __call__(self, trained: Tensor) -> Tensor:
+        """Return the weight with the trained entries, whose gradients reach them.
+
+        Args:
+            trained: The entries in their order, `[places]`.
+        """
+        found: Tensor = _Filled.apply(trained, self)  # type: ignore[no-untyped-call]
+        return found
+
+    def to(self, device: torch.device) -> Filled:
+        """Return the same on a device."""
+        moved = copy.copy(self)
+        moved.weight, moved.places, moved.version = self.weight.to(device), self.places.to(device), None
+        return moved
+
+    def fill(self, trained: Tensor) -> None:
+        """Write the trained entries, unless they are there."""
+        version = (trained.data_ptr(), trained._version)
+        if version != self.version:
+            self.weight.view(-1).index_copy_(0, self.places, trained.detach())
+            self.version = version
+
+
+class _Filled(torch.autograd.Function):
+    """Some entries written into a weight; their gradients are taken out of its."""
+
+    @staticmethod
+    def forward(ctx: Any, trained: Tensor, filled: Filled) -> Tensor:
+        ctx.places = filled.places
+        filled.fill(trained)
+        return filled.weight.detach()
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        return gradients[0].reshape(-1).index_select(0, ctx.places), None
 
 
 def pack(mask: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ their values are kept.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -60,6 +60,10 @@ class TaskFolder:
     Args:
         path: The folder, which exists; see `create`.
 
+    Attributes:
+        structure: What networks must agree on with the folder.
+        notes: What whoever made it wanted kept, JSON values.
+
     Raises:
         ArtifactError: It is no such folder, or a file is missing or altered.
 
@@ -72,22 +76,27 @@ class TaskFolder:
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
-        self.structure: dict[str, Any] = self._root()["structure"]
+        root = self._root()
+        self.structure: dict[str, Any] = root["structure"]
+        self.notes: dict[str, Any] = root.get("notes", {})
 
     @classmethod
-    def create(cls, path: str | Path, network: TaskNetwork) -> TaskFolder:
+    def create(
+        cls, path: str | Path, network: TaskNetwork, *, notes: Mapping[str, Any] | None = None
+    ) -> TaskFolder:
         """Write a network with the tasks that it has learned to a new folder.
 
         Args:
             path: Where the folder shall be.
             network: The network; left as it is.
+            notes: What else is worth keeping, JSON values.
 
         Raises:
             ArtifactError: Something is there already.
         """
         with new_folder(Path(path)) as folder:
             save_file(_common_state(network), folder / "weights.safetensors")
-            fields = {"structure": _structure(network)}
+            fields = {"structure": _structure(network), "notes": dict(notes or {})}
             write_manifest(folder, format_version=FORMAT_VERSION, kind=_ROOT, fields=fields)
             (folder / "tasks").mkdir()
         made = cls(path)
@@ -97,13 +106,14 @@ class TaskFolder:
     def _root(self) -> dict[str, Any]:
         return read_manifest(self.path, format_version=FORMAT_VERSION, kind=_ROOT)
 
-    def _place(self, number: int) -> Path:
+    def place(self, number: int) -> Path:
+        """Return the folder of a task, which need not be there."""
         return self.path / "tasks" / f"{number:04d}"
 
     def __len__(self) -> int:
         """Return the number of tasks that are whole."""
         number = 0
-        while self._place(number).is_dir():
+        while self.place(number).is_dir():
             number += 1
         return number
 
@@ -111,7 +121,7 @@ class TaskFolder:
         """Read the manifests of all tasks and check every file, and that each follows on the one before."""
         manifests, before = [], self.path / "manifest.json"
         for number in range(len(self)):
-            place = self._place(number)
+            place = self.place(number)
             manifest = read_manifest(place, format_version=FORMAT_VERSION, kind=_TASK)
             if manifest["previous"] != sha256(before):
                 raise ArtifactError(
@@ -141,12 +151,12 @@ class TaskFolder:
         held = sum(count * entropy(keep / count) for count, keep in sizes.values()) / weights
         found = []
         for number, record in enumerate(self.records()):
-            tensors = load_file(self._place(number) / "task.safetensors")
+            tensors = load_file(self.place(number) / "task.safetensors")
             trained = sum(t.nbytes for name, t in tensors.items() if name.startswith("trained."))
             found.append(
                 Stored(
                     record=record,
-                    mask_bits=8 * (self._place(number) / "masks.bin").stat().st_size / weights,
+                    mask_bits=8 * (self.place(number) / "masks.bin").stat().st_size / weights,
                     entropy=held,
                     trained_bytes=trained,
                     own_bytes=sum(tensor.nbytes for tensor in tensors.values()) - trained,
@@ -154,17 +164,18 @@ class TaskFolder:
             )
         return tuple(found)
 
-    def append(self, network: TaskNetwork) -> None:
+    def append(self, network: TaskNetwork, *, beside: Callable[[Path], None] | None = None) -> None:
         """Write the tasks that the network has learned and the folder lacks.
 
         Args:
             network: The network, whose first tasks are those of the folder; left as it is.
+            beside: Writes what else shall lie in the folder of each of these tasks, which it is given.
 
         Raises:
             ArtifactError: The folder is of another network or has other tasks.
         """
         self._check_structure(network)
-        manifests = [read_json(self._place(number) / "manifest.json") for number in range(len(self))]
+        manifests = [read_json(self.place(number) / "manifest.json") for number in range(len(self))]
         records = tuple(TaskRecord(**manifest["task"]) for manifest in manifests)
         if tuple(network.records[: len(records)]) != records:
             raise ArtifactError(
@@ -172,17 +183,19 @@ class TaskFolder:
                 f"{[record.name for record in network.records]}; load the folder into a fresh network first"
             )
         for number in range(len(records), len(network.records)):
-            self._write(network, number)
+            self._write(network, number, beside)
 
-    def _write(self, network: TaskNetwork, number: int) -> None:
-        before = self._place(number - 1) if number else self.path
+    def _write(self, network: TaskNetwork, number: int, beside: Callable[[Path], None] | None = None) -> None:
+        before = self.place(number - 1) if number else self.path
         record = network.records[number]
-        place = self._place(number)
+        place = self.place(number)
         with new_folder(place) as folder:
             masks = [layer.mask(number).reshape(-1).cpu().numpy() for layer in network.layers.values()]
             write_bytes(folder / "masks.bin", encode_bits(np.concatenate(masks)))
             tensors = {**_trained(network, number), **_own_state(network, number)}
             save_file(tensors, folder / "task.safetensors")
+            if beside is not None:
+                beside(folder)
             fields = {"task": record.to_json(), "previous": sha256(before / "manifest.json")}
             write_manifest(folder, format_version=FORMAT_VERSION, kind=_TASK, fields=fields)
         for left in place.parent.glob(f".{place.name}.*"):  # of a process that was killed; of no use any more
@@ -215,7 +228,7 @@ class TaskFolder:
     def _read(
         self, number: int, manifest: Mapping[str, Any]
     ) -> tuple[TaskRecord, list[np.ndarray[Any, Any]], dict[str, Tensor]]:
-        place = self._place(number)
+        place = self.place(number)
         counts = [count for count, _ in self.structure["layers"].values()]
         bits = decode_bits((place / "masks.bin").read_bytes())
         if len(bits) != sum(counts):

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from brickyard.core.errors import ConfigError
 from brickyard.core.task import Task, Vocabulary
 from brickyard.data.examples import Examples, Preprocess
 from brickyard.data.geometry import GeometrySpec, task_scenes
@@ -30,6 +31,36 @@ _JPEG_QUALITY = 85
 def detects(outputs: tuple[str, ...]) -> bool:
     """Tell whether a graph with these outputs is a detector."""
     return "heat" in outputs or DETECTIONS in outputs
+
+
+def decode_with(
+    given: Mapping[str, Any], outputs: tuple[str, ...], preprocess: Preprocess, *, name: str
+) -> Decode | None:
+    """Return how maps become boxes; None for factories that do not detect.
+
+    Args:
+        given: Options of a request, None where one was not given.
+        outputs: Outputs of the factory's graph.
+        preprocess: How its inputs are made.
+        name: Its name.
+
+    Raises:
+        ConfigError: Options for a factory that does not detect, or out of range.
+    """
+    options = {option: value for option, value in given.items() if value is not None}
+    if not detects(outputs):
+        if options:
+            raise ConfigError(
+                f"{', '.join(options)}: the factory {name!r} does not detect; leave the options of "
+                "detectors out",
+                path=next(iter(options)),
+            )
+        return None
+    if options.pop("decode", "outside") not in ("inside", "outside"):
+        raise ConfigError(
+            f"decode = {given['decode']!r} is not allowed; allowed: 'inside', 'outside'", path="decode"
+        )
+    return Decode(height=preprocess.height, width=preprocess.width, **options)
 
 
 def judge_of(

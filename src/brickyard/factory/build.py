@@ -16,8 +16,6 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 import torch
-from safetensors.numpy import save as save_numpy
-from safetensors.torch import save as save_torch
 from torch import Tensor, nn
 
 from brickyard.assemble.assembler import ASSEMBLERS, initial_bias, initial_weights, limit_features
@@ -35,6 +33,7 @@ from brickyard.export.whole import export_blueprint
 from brickyard.factory.batches import batches
 from brickyard.factory.boxes import judge_of
 from brickyard.factory.folder import FORMAT_VERSION, versions
+from brickyard.factory.parts import write_parts
 from brickyard.factory.quality import measure_curve
 from brickyard.factory.start import add_norm_sets, brick_costs, start_network
 from brickyard.networks.detection import OUTPUTS
@@ -446,43 +445,23 @@ def _write(
     curve: Mapping[str, Any],
     rows: list[dict[str, Any]],
 ) -> None:
-    seed = settings.train.seed
     provenance = {
         "data": dict(source.spec),
         "settings": asdict(settings),
         "versions": versions("torch", "datasets"),
+        "machine": platform.processor() or platform.machine(),
     }
-    write_json(
-        folder / "network.json",
-        {
-            "format_version": FORMAT_VERSION,
-            "builder": network.builder,
-            "arguments": network.arguments,
-            **({} if network.norm_sets is None else {"norm_sets": network.norm_sets.to_json()}),
-            "space": hashlib.sha256(json.dumps(network.space.to_json()).encode()).hexdigest(),
-            "provenance": {**provenance, "machine": platform.processor() or platform.machine()},
-        },
+    seed = settings.train.seed
+    write_parts(
+        folder,
+        source=source,
+        network=network,
+        assembly=assembly,
+        blueprint=blueprint,
+        curve=curve,
+        provenance=provenance,
+        seed=seed,
     )
-    state = {key: value.contiguous() for key, value in network.root.state_dict().items()}
-    write_bytes(folder / "model.safetensors", save_torch(state))
-    write_bytes(folder / "assembler.safetensors", save_numpy(dict(assembly.weights)))
-    write_json(
-        folder / "assembler.json",
-        {
-            "kind": assembly.kind,
-            "fixed_cost": assembly.fixed_cost,
-            "costs": [float(cost) for cost in assembly.costs],
-        },
-    )
-    write_bytes(folder / "vocabulary.json", source.vocabulary.to_json().encode())
-    write_bytes(folder / "preprocess.json", source.preprocess.to_json().encode())
-    write_json(folder / "quality.json", curve)
-    rng = np.random.default_rng(seed)
-    pick = rng.permutation(len(source.heldout))
-    source.train.subset(rng.permutation(len(source.train))[:128]).save(folder / "calibration.npz")
-    if source.geometry is None:
-        source.heldout.subset(np.sort(pick[:1000])).save(folder / "heldout.npz")
-    blueprint.save(folder)
     (folder / "training").mkdir()
     write_json(folder / "training" / "settings.json", {"data": dict(source.spec), **asdict(settings)})
     with (folder / "training" / "log.csv").open("w", newline="") as stream:

@@ -25,11 +25,12 @@ from brickyard.devices.profile import profile as profile_device
 from brickyard.devices.runtimes import RUNTIMES, runtime_behind, runtime_named
 from brickyard.devices.table import read_table
 from brickyard.export.decode import Decode
-from brickyard.factory.boxes import detects
+from brickyard.factory.boxes import decode_with
 from brickyard.factory.bulk import make_all, request_key
 from brickyard.factory.checks import require_energy, require_memory
 from brickyard.factory.folder import FactoryFolder, find_factory
 from brickyard.factory.formats import Format, format_on
+from brickyard.factory.learned import learned_folders, parse_task
 from brickyard.factory.make import Maker
 from brickyard.factory.nearest import nearest_feasible
 from brickyard.factory.records import Budget, Report
@@ -56,6 +57,7 @@ class Factory:
         self.folder = folder
         self.own_network = network
         self._makers: dict[tuple[str | None, int, str], Maker] = {}
+        self._learned: dict[str, Factory] = {}
 
     @classmethod
     def load(cls, name: str | Path = "geometry", *, network: Any = None) -> Factory:
@@ -84,6 +86,29 @@ class Factory:
     def vocabulary(self) -> Vocabulary:
         """Words that tasks are made of."""
         return self.folder.vocabulary
+
+    @property
+    def learned(self) -> dict[str, Factory]:
+        """Factories of the tasks that were learned later, by name, in their order; see `brickyard learn`.
+
+        Raises:
+            ArtifactError: The files of one are altered or incomplete.
+        """
+        for name, folder in learned_folders(self.folder.path).items():
+            if name not in self._learned:
+                self._learned[name] = Factory(FactoryFolder.open(folder))
+        return dict(self._learned)
+
+    def parse(self, task: str | Task | None) -> tuple[Factory, Task]:
+        """Read a task as `make` takes it; return the factory of its models, this or a learned one, and it.
+
+        Raises:
+            TaskError: It is not understood.
+        """
+        if isinstance(task, Task):
+            return self, task
+        name, wanted = parse_task(task, self.vocabulary, learned_folders(self.folder.path))
+        return (self if name is None else self.learned[name]), wanted
 
     def network(self) -> Any:
         """Build the modular network with its trained weights; needs torch.
@@ -280,7 +305,8 @@ class Factory:
         """Make a standalone model for a task within a budget, without training.
 
         Args:
-            task: Words of the vocabulary, for example `"red circle"` or `"3, 7"`; None for the generic task.
+            task: Words of the vocabulary, for example `"red circle"` or `"3, 7"`, or `"NAME"` or
+                `"NAME: words"` of a task that was learned later; None for the generic task.
             budget: Ceilings in any combination; none gives the model that the task wants without any.
             device: Device profile that limits on latency and energy refer to, see `device`.
             out: Model folder to write; must not exist or be empty.
@@ -311,22 +337,17 @@ class Factory:
             ConfigError: Options of detectors for a factory of another kind, or out of range.
         """
         started = time.perf_counter()
-        wanted = task if isinstance(task, Task) else self.vocabulary.parse(task)
+        owner, wanted = self.parse(task)
         ceilings = budget if isinstance(budget, Budget) else Budget(**dict(budget or {}))
         target = Path(out)
         if target.exists() and not (target.is_dir() and not any(target.iterdir())):
             raise ArtifactError(f"{target} already exists; choose another folder or remove it first")
-        settings = self._decode(decode=decode, threshold=threshold, nms_iou=nms_iou)
+        settings = owner._decode(decode=decode, threshold=threshold, nms_iou=nms_iou)
         inside = decode == "inside"
-        profile = self._asked_device(
-            ceilings,
-            device,
-            format=format,
-            threads=threads,
-            measure_memory=measure_memory,
-            progress=progress,
+        profile = owner._asked_device(
+            ceilings, device, format=format, threads=threads, measure_memory=measure_memory, progress=progress
         )
-        key = self._key(
+        key = owner._key(
             wanted,
             ceilings,
             profile,
@@ -336,8 +357,8 @@ class Factory:
             decode=settings,
             inside=inside,
         )
-        maker = self.maker(
-            profile or self._kept_for(format_on(None, format), threads), threads=threads, format=format
+        maker = owner.maker(
+            profile or owner._kept_for(format_on(None, format), threads), threads=threads, format=format
         )
         if inside and not maker.production.takes_graphs:
             raise ConfigError(
@@ -376,11 +397,11 @@ class Factory:
 
         Requests of one key have the same model, which its `request.json` names by the key.
         """
-        wanted = task if isinstance(task, Task) else self.vocabulary.parse(task)
+        owner, wanted = self.parse(task)
         ceilings = budget if isinstance(budget, Budget) else Budget(**dict(budget or {}))
-        profile = self._asked_device(ceilings, device, format=format, threads=threads)
-        return self._key(
-            wanted, ceilings, profile, format=format, threads=threads, seed=seed, decode=self._decode()
+        profile = owner._asked_device(ceilings, device, format=format, threads=threads)
+        return owner._key(
+            wanted, ceilings, profile, format=format, threads=threads, seed=seed, decode=owner._decode()
         )
 
     def _asked_device(
@@ -431,7 +452,7 @@ class Factory:
     ) -> str:
         whole = self.folder.blueprint.count(self.folder.blueprint.space.largest())
         return request_key(
-            factory_sha256=self._sha256,
+            factory_sha256=sha256(self.folder.path / "manifest.json"),
             task=task.text,
             limits=budget.limits(whole_macs=whole.macs),
             device=device,
@@ -441,27 +462,9 @@ class Factory:
             decode=None if decode is None else {**decode.to_json(), "inside": inside},
         )
 
-    @cached_property
-    def _sha256(self) -> str:
-        return sha256(self.folder.path / "manifest.json")
-
     def _decode(self, **given: Any) -> Decode | None:
         """Return how maps become boxes; None for factories that do not detect."""
-        options = {name: value for name, value in given.items() if value is not None}
-        if not detects(self.folder.blueprint.outputs):
-            if options:
-                raise ConfigError(
-                    f"{', '.join(options)}: the factory {self.name!r} does not detect; leave the options of "
-                    "detectors out",
-                    path=next(iter(options)),
-                )
-            return None
-        if options.pop("decode", "outside") not in ("inside", "outside"):
-            raise ConfigError(
-                f"decode = {given['decode']!r} is not allowed; allowed: 'inside', 'outside'", path="decode"
-            )
-        preprocess = self.folder.preprocess
-        return Decode(height=preprocess.height, width=preprocess.width, **options)
+        return decode_with(given, self.folder.blueprint.outputs, self.folder.preprocess, name=self.name)
 
     def make_all(
         self,

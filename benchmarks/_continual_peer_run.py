@@ -1,0 +1,154 @@
+"""Runs ExSSNeT's own training on tasks that another process has prepared.
+
+    python _continual_peer_run.py CODE FOLDER THREADS
+
+CODE is a folder of github.com/prateeky2806/exessnet; nothing of it is changed. FOLDER holds `settings.json`
+and `data.npz` and takes `accuracies.npy`. What stands between that code and a processor of today is put in
+its way here: libraries that it imports and does not need for this become empty modules, its data loader is
+ours, and so is the function that reads its checkpoints back, which wants a graphics card.
+"""
+
+from __future__ import annotations
+
+import importlib.abc
+import importlib.util
+import json
+import os
+import sys
+from importlib.machinery import ModuleSpec
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, TensorDataset
+
+_ABSENT = ("wandb", "torchvision", "torchtext", "transformers", "avalanche", "datasets", "tensorboard")
+_TEST_BATCH = 500
+
+
+class _Anything:
+    """Stands for any name of an empty module: can be called and asked for anything, does nothing."""
+
+    def __init__(self, *_given: Any, **_named: Any) -> None:
+        pass
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return _Anything()
+
+    def __call__(self, *_given: Any, **_named: Any) -> Any:
+        return _Anything()
+
+
+def _name(name: str) -> Any:
+    if name.startswith("__"):
+        raise AttributeError(name)
+    return _Anything
+
+
+class _Empty(importlib.abc.MetaPathFinder, importlib.abc.Loader):
+    """Makes empty modules of the libraries that are not needed."""
+
+    def find_spec(self, name: str, _path: Any = None, _target: Any = None) -> ModuleSpec | None:
+        wanted = name.split(".", maxsplit=1)[0] in _ABSENT or name == "torch.utils.tensorboard"
+        return importlib.util.spec_from_loader(name, self, is_package=True) if wanted else None
+
+    def create_module(self, spec: ModuleSpec) -> ModuleType:
+        module = ModuleType(spec.name)
+        module.__getattr__ = _name  # type: ignore[method-assign]
+        return module
+
+    def exec_module(self, module: ModuleType) -> None:
+        pass
+
+
+class _Loaders:
+    """The tasks, as the original code asks for them."""
+
+    arrays: Any
+    batch_size: int
+
+    def __init__(self, **_named: Any) -> None:
+        self.max_classes = self.total_classes = 10
+        self.train_loaders, self.val_loaders, self.test_loaders = (
+            [self._loader(part, order) for order in self.arrays["orders"]]
+            for part in ("train", "held", "test")
+        )
+
+    def _loader(self, part: str, order: Any) -> Any:
+        inputs = torch.from_numpy(self.arrays[f"{part}_inputs"][:, order])
+        data = TensorDataset(inputs, torch.from_numpy(self.arrays[f"{part}_labels"]))
+        if part == "train":
+            return DataLoader(data, self.batch_size, shuffle=True)
+        return DataLoader(data, _TEST_BATCH)  # each batch sorts all scores anew
+
+    def update_task(self, number: int) -> None:
+        """Make a task the one that is learned."""
+        self.train_loader, self.val_loader = self.train_loaders[number], self.val_loaders[number]
+        self.test_loader = self.test_loaders[number]
+
+
+def main() -> None:
+    """Read the request, run the original `main_vision.main`, write the accuracies."""
+    code, folder, threads = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
+    torch.set_num_threads(threads)
+    settings = json.loads((folder / "settings.json").read_text())
+    with np.load(folder / "data.npz", allow_pickle=False) as file:
+        _Loaders.arrays = {name: file[name] for name in file.files}
+    _Loaders.batch_size = settings["batch_size"]
+    sys.meta_path.insert(0, _Empty())
+    sys.path.insert(0, str(code))
+    package, loader = ModuleType("data"), ModuleType("data.aval_datasets")
+    loader.AvalancheToPytorchDataset = _Loaders  # type: ignore[attr-defined]
+    sys.modules |= {"data": package, "data.aval_datasets": loader}
+    sys.argv = ["main_vision.py", "--server-home", str(folder)]
+    arguments = importlib.import_module("args").args
+    arguments.__dict__.update(
+        dataname="mnist",
+        conv_type="MultitaskMaskConv",
+        bn_type="MultitaskNonAffineBN",
+        conv_init="signed_constant",
+        er_sparsity="normal",
+        model="LeNet",
+        log_dir=str(folder / "logs"),
+        eval_all=True,
+        eval_ckpts=[],
+        multigpu=None,
+        device=torch.device("cpu"),
+        **settings,
+    )
+    original = importlib.import_module("main_vision")
+    original.my_utils.load_best_training = _load_best
+    with open(os.devnull, "w") as nowhere:
+        sys.stdout = nowhere
+        table = original.main()
+    sys.stdout = sys.__stdout__
+    np.save(folder / "accuracies.npy", np.asarray(table, dtype=np.float64))
+
+
+def _load_best(model: torch.nn.Module, file: Path) -> torch.nn.Module:
+    """Read the best checkpoint back on the processor; it holds the run's arguments beside the weights."""
+    found = _tensors(file)
+    own = model.state_dict()
+    model.load_state_dict({name: tensor for name, tensor in found.items() if name in own}, strict=False)
+    return model
+
+
+_kept: dict[str, dict[str, torch.Tensor]] = {}
+
+
+def _tensors(file: Path) -> dict[str, torch.Tensor]:
+    return _kept[str(file)]
+
+
+def _keep(record: dict[str, Any], file: Path) -> None:
+    """Take the place of `torch.save`: checkpoints of this process stay in memory, nothing is pickled."""
+    _kept[str(file)] = {name: tensor.detach().clone() for name, tensor in record["state_dict"].items()}
+
+
+if __name__ == "__main__":
+    torch.save = _keep  # type: ignore[assignment]
+    main()

@@ -1,0 +1,135 @@
+"""Runs of all methods on streams of real data, with what learning after others gains over learning alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from _continual_arms import ARMS, DENSE, EXSSNET, INDEPENDENT, NAIVE, PACKNET, SSNET, Plan, rates
+from _continual_runs import Wanted, best_rates, is_kept, metrics_of, percent
+from _continual_streams import Bench, held_out
+from _record import Ledger, say
+
+from brickyard.continual import StreamTask, run_stream
+
+STREAM_RATES = "stream rates"
+FORWARD = "forward transfer"
+_RATE_SEED, _RATE_TASKS = 1000, 2
+_ALONE = {SSNET: EXSSNET, NAIVE: INDEPENDENT}
+"""Whose first task tells what a method reaches alone, where that is the same by construction."""
+
+
+def adapted(wanted: Wanted, bench: Bench, *, given: Sequence[int | None], quick: bool) -> Wanted:
+    """Return what is wanted of a stream: its own sizes unless the command line gives others.
+
+    Args:
+        wanted: What is wanted of the other sections.
+        bench: The stream.
+        given: Epochs, examples and tasks of the command line, None where they are not given.
+        quick: Whether a minute must do.
+    """
+    epochs, examples, tasks = given
+    return replace(
+        wanted,
+        epochs=epochs or (2 if quick else bench.epochs),
+        examples=examples or (200 if quick else bench.examples),
+        tasks=tasks or (2 if quick else 100),
+    )
+
+
+def choose_stream_rates(ledger: Ledger, wanted: Wanted, bench: Bench) -> None:
+    """Measure every learning rate on held-out training examples of two tasks in an order of their own.
+
+    Args:
+        ledger: Takes the rows.
+        wanted: What is wanted.
+        bench: The stream.
+    """
+    stream = held_out(bench.tasks(_RATE_SEED, wanted.examples, bench.tests))[:_RATE_TASKS]
+    note = _note(wanted, bench)
+    for arm in wanted.arms:
+        for density in _densities(arm, wanted.densities):
+            for mask_rate, weight_rate in rates(arm):
+                group = f"{mask_rate:g} {weight_rate:g}"
+                key = {"method": arm, "limit": percent(density), "group": group}
+                if is_kept(ledger, STREAM_RATES, wanted, note=note, **key):
+                    continue
+                plan = _plan(wanted, bench, density, _RATE_SEED, (mask_rate, weight_rate))
+                found = float(run_stream(ARMS[arm](plan), stream).learned.mean())
+                say(f"   {bench.name}, {arm}, {percent(density)}, rates {group}: {found:.4f} held out")
+                ledger.add(
+                    STREAM_RATES,
+                    metric="accuracy on held-out examples",
+                    value=found,
+                    seed=_RATE_SEED,
+                    note=note,
+                    task=bench.name,
+                    **key,
+                )
+
+
+def run_bench(ledger: Ledger, wanted: Wanted, bench: Bench) -> None:
+    """Let every method learn a stream, and each of its tasks alone.
+
+    Args:
+        ledger: Takes the rows.
+        wanted: What is wanted.
+        bench: The stream.
+    """
+    note = _note(wanted, bench)
+    for seed in wanted.seeds:
+        alone: dict[tuple[str, float, tuple[float, float]], list[float]] = {}
+        for arm in wanted.arms:
+            for density in _densities(arm, wanted.densities):
+                key = {"method": arm, "limit": percent(density), "seed": str(seed)}
+                if is_kept(ledger, bench.name, wanted, note=note, **key):
+                    continue
+                chosen = best_rates(ledger, arm, density, note, section=STREAM_RATES)
+                plan = _plan(wanted, bench, density, seed, chosen)
+                stream = bench.tasks(seed, wanted.examples, bench.tests)[: wanted.tasks]
+
+                def watch(
+                    task: StreamTask, accuracy: float, arm: str = arm, density: float = density
+                ) -> None:
+                    say(f"   {bench.name}, {arm}, {percent(density)}, {task.name}: {accuracy:.4f}")
+
+                outcome = run_stream(ARMS[arm](replace(plan, num_tasks=len(stream))), stream, watch=watch)
+                numbers = metrics_of(outcome)
+                same = _ALONE.get(arm, arm), density, chosen
+                if arm == INDEPENDENT:
+                    numbers[FORWARD] = 0.0
+                else:
+                    if same not in alone:
+                        alone[same] = _alone(same[0], plan, stream)
+                    numbers[FORWARD] = outcome.forward_transfer(alone[same])
+                for metric, value in numbers.items():
+                    ledger.add(bench.name, metric=metric, value=value, count=len(stream), note=note, **key)
+
+
+def _alone(arm: str, plan: Plan, stream: Sequence[StreamTask]) -> list[float]:
+    """Return the accuracy of a method on each task where it learns nothing else."""
+    found = []
+    for task in stream:
+        method = ARMS[arm](replace(plan, num_tasks=1 if arm != PACKNET else len(stream)))
+        found.append(float(run_stream(method, [task]).learned[0]))
+    return found
+
+
+def _note(wanted: Wanted, bench: Bench) -> str:
+    return f"{bench.name}: {wanted.note}"
+
+
+def _densities(arm: str, densities: Sequence[float]) -> Sequence[float]:
+    return (1.0,) if arm in DENSE else densities
+
+
+def _plan(wanted: Wanted, bench: Bench, density: float, seed: int, chosen: tuple[float, float]) -> Plan:
+    return Plan(
+        density=density,
+        num_tasks=wanted.tasks,
+        epochs=wanted.epochs,
+        seed=seed,
+        mask_rate=chosen[0],
+        weight_rate=chosen[1],
+        net=bench.net(),
+    )

@@ -1,0 +1,146 @@
+"""`brickyard learn`: a factory learns a new task, and everything that it could before stays as it is."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from brickyard.cli.talk import Meter, emit, say, warn
+from brickyard.core.errors import ArtifactError, MissingExtraError, TrainError
+
+_INTERRUPTED = 130
+
+
+def learn(
+    factory: Annotated[
+        Path, typer.Argument(metavar="FACTORY", help="Folder of a factory that classifies pictures.")
+    ],
+    *,
+    task: Annotated[str, typer.Option(metavar="NAME", help="Name of the new task, as `make` will know it.")],
+    data: Annotated[
+        str,
+        typer.Option(
+            metavar="DATA",
+            help="`digits`, a folder of class folders, a csv/tsv/jsonl/parquet table, or a hub id "
+            "(owner/name); brought to the size and channels that the factory reads.",
+        ),
+    ],
+    label: Annotated[
+        str | None,
+        typer.Option(
+            metavar="COLUMN", help="Column of the class, or of a new property whose values are told apart."
+        ),
+    ] = None,
+    image: Annotated[
+        str | None, typer.Option(metavar="COLUMN", help="Column of the image, if not found.")
+    ] = None,
+    heldout_share: Annotated[
+        float,
+        typer.Option(metavar="X", help="Share held out where the data have no validation or test split."),
+    ] = 0.15,
+    density: Annotated[
+        float | None,
+        typer.Option(
+            metavar="X",
+            help="Share of each layer's weights that a mask keeps; all tasks of a factory share it. Default: "
+            "that of the earlier tasks, 0.3 for the first.",
+        ),
+    ] = None,
+    arm: Annotated[
+        Literal["exssnet", "supsup"],
+        typer.Option(help="exssnet trains weights that no earlier task holds; supsup only finds a mask."),
+    ] = "exssnet",
+    mask_epochs: Annotated[
+        int, typer.Option(metavar="N", help="Passes over the pictures that find the mask.")
+    ] = 10,
+    weight_epochs: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N", help="Passes that train weights under it. Default: 10; 0 with --arm supsup."
+        ),
+    ] = None,
+    batch_size: Annotated[int, typer.Option(metavar="N", help="Pictures per step.")] = 64,
+    mask_rate: Annotated[float, typer.Option(metavar="X", help="Peak rate of the scores.")] = 3e-3,
+    weight_rate: Annotated[
+        float, typer.Option(metavar="X", help="Peak rate of weights, normalisation and head.")
+    ] = 3e-3,
+    transfer: Annotated[
+        Literal["off", "best", "average"],
+        typer.Option(help="Whether the mask starts from those of earlier tasks whose features suit it."),
+    ] = "off",
+    seed: Annotated[int, typer.Option(metavar="N", help="Seed of scores, head, order and split.")] = 0,
+    threads: Annotated[int, typer.Option(metavar="N", min=1, help="Threads of the processor.")] = 1,
+    json: Annotated[bool, typer.Option("--json", help="Print what was learned as one line of JSON.")] = False,
+) -> None:
+    """Let a factory learn a new task; models that it made before are made again bit by bit.
+
+    Afterwards `brickyard make FACTORY --task NAME` makes models of the task, and `--task "NAME: a, b"` of
+    some of its classes. A run that is stopped goes on when the same command is given again, and ends with
+    the same weights; until it is done, the factory is as it was.
+    """
+    for library in ("torch", "onnxscript"):
+        if find_spec(library) is None:
+            raise MissingExtraError(library, extra="train")
+    from brickyard.factory.folder import bundled_factories
+
+    if not factory.is_dir():
+        bundled = bundled_factories().get(str(factory))
+        hint = "" if bundled is None else f"; copy the bundled one first: cp -r {bundled} {factory}"
+        raise ArtifactError(f"{factory} is no folder; a factory that learns is a folder of yours{hint}")
+    if not 0 < heldout_share < 1:
+        raise TrainError(f"heldout_share = {heldout_share} must be between 0 and 1")
+    from brickyard.continual import LearnSettings
+    from brickyard.factory.capacity import capacity_of
+    from brickyard.factory.folder import FactoryFolder
+    from brickyard.factory.learn import TaskSettings, check_task, learn_task, load_new_task
+    from brickyard.factory.learned import learned_folders
+
+    settings = TaskSettings(
+        density=density,
+        threads=threads,
+        learn=LearnSettings(
+            arm=arm,
+            mask_epochs=mask_epochs,
+            weight_epochs=(0 if arm == "supsup" else 10) if weight_epochs is None else weight_epochs,
+            batch_size=batch_size,
+            mask_rate=mask_rate,
+            weight_rate=weight_rate,
+            transfer=transfer,
+            seed=seed,
+        ),
+    )
+    check_task(FactoryFolder.open(factory), task, settings)
+    source = load_new_task(factory, data, heldout_share=heldout_share, seed=seed, label=label, image=image)
+    try:
+        with Meter() as meter:
+            learned = learn_task(factory, task, source, settings, progress=meter)
+    except KeyboardInterrupt:
+        say(f"stopped. {factory} is as it was; give the same command again to go on")
+        raise typer.Exit(_INTERRUPTED) from None
+    capacity = capacity_of(factory)
+    folder = FactoryFolder.open(learned_folders(factory)[task])
+    name = folder.vocabulary.all().text
+    quality = folder.quality["tasks"].get(name, {"quality": [None]})["quality"][-1]
+    if json:
+        emit(
+            {
+                "task": task,
+                "classes": list(folder.vocabulary.words),
+                "accuracy": quality,
+                "free_share": learned.record.free_share,
+                "seconds": round(learned.seconds + learned.transfer_seconds, 3),
+                "factory": str(folder.path),
+            }
+        )
+    else:
+        told = "not measured" if quality is None else f"accuracy {quality:.3f} on held-out pictures"
+        typer.echo(f"{'task':<11}{task}: {', '.join(folder.vocabulary.words)}")
+        typer.echo(f"{'quality':<11}{told}, all bricks")
+        typer.echo(f"{'mask':<11}{learned.record.free_share:.1%} of its weights were free and were trained")
+        typer.echo(f"{'learned in':<11}{learned.seconds + learned.transfer_seconds:.1f} s")
+        typer.echo(f'{"make":<11}brickyard make {factory} --task "{task}" --out DIR')
+    if capacity.warning is not None:
+        warn(capacity.warning)

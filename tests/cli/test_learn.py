@@ -1,0 +1,57 @@
+"""`brickyard learn`: what it prints, and what it refuses before it trains."""
+
+import json
+import shutil
+
+import pytest
+
+
+@pytest.fixture
+def factory(pico, tmp_path):
+    """A copy of a factory that may be changed."""
+    return shutil.copytree(pico, tmp_path / "mine")
+
+
+def test_a_learned_task_is_told_and_can_be_made(run, factory, stripes, tmp_path):
+    quick = ["--mask-epochs", 1, "--weight-epochs", 1, "--density", 0.6]
+    done = run("learn", factory, "--task", "Stripes", "--data", stripes, *quick, "--json")
+    assert done.exit_code == 0, done.output
+    record = json.loads(done.stdout)
+    assert (record["task"], record["classes"]) == ("Stripes", ["across", "plain grey", "upright"])
+    assert record["free_share"] == 1
+    assert "warning: " in done.stderr  # 40 % of the weights are left, a mask keeps 60 %
+    assert "fewer than the" in done.stderr
+    made = run("make", factory, "--task", "stripes", "--out", tmp_path / "model", "--json")
+    assert made.exit_code == 0, made.output
+    assert json.loads(made.stdout)["factory"] == "pico: Stripes"
+    lines = tmp_path / "requests.jsonl"
+    lines.write_text('{"task": "stripes: across, upright", "name": "two"}\n{"task": "red", "name": "red"}\n')
+    bulk = run("make", factory, "--requests", lines, "--out", tmp_path / "out")
+    assert bulk.exit_code == 0, bulk.output
+    assert (tmp_path / "out" / "two" / "labels.txt").read_text().split() == ["across", "upright"]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--task", "red"], "is a task in the factory's own words"),
+        (["--task", "new", "--density", 1.5], "density = 1.5 must be above 0"),
+        (["--task", "new", "--arm", "supsup", "--weight-epochs", 3], "weight_epochs = 3 does not go with"),
+        (["--task", "new", "--heldout-share", 1], "heldout_share = 1.0 must be between 0 and 1"),
+        (["--task", "new", "--arm", "ssnet"], "ssnet"),
+        (["--task", "new", "--data", "nowhere"], "nowhere"),
+    ],
+)
+def test_what_is_wrong_is_told(options, message, run, factory, stripes):
+    done = run("learn", factory, "--data", stripes, *options)
+    assert done.exit_code == 1
+    assert message in done.stderr
+    assert not (factory / "learned").exists()
+
+
+def test_a_bundled_factory_is_to_be_copied(run, stripes):
+    done = run("learn", "geometry", "--task", "new", "--data", stripes)
+    assert done.exit_code == 1
+    assert "copy the bundled one first: cp -r" in done.stderr
+    done = run("learn", "nowhere", "--task", "new", "--data", stripes)
+    assert "is no folder; a factory that learns is a folder of yours" in done.stderr
