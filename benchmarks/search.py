@@ -50,7 +50,7 @@ TARGETS = {
     "kills_lost": "0",
 }
 
-RATIOS = {"": "ratio of hypervolumes, unseen examples", "_searched": "ratio of hypervolumes"}
+RATIOS = {"": "ratio of hypervolumes, judged anew", "_searched": "ratio of hypervolumes"}
 """Metrics of fronts of super-networks by the ending of the figure's name."""
 
 
@@ -225,8 +225,9 @@ def figures(ledger: Ledger) -> tuple[dict[str, float | None], str]:
     Returns:
         The figures by name, medians over seeds; None where nothing was ever measured, and one more than the
         cells that were allowed (500 for a front, 300 for a best cell) where the median seed did not reach its
-        goal. And a table of them. Fronts of super-networks are compared by examples that no search saw; as
-        `..._searched` also by those of the searches, which flatter the one that judged most subnets by them.
+        goal. And a table of them. Fronts of super-networks are judged anew: by examples that no search saw,
+        and timed again; as `..._searched` they are compared by what the searches measured, whose luck
+        flatters the one that measured most subnets.
     """
     # a run that was allowed fewer cells (--evaluations) says too little when it did not reach its goal
     fronts = [row for row in pick(joined(ledger, "fronts"), method=OURS) if row.count >= FRONT_CELLS]
