@@ -69,7 +69,9 @@ class Unseen:
         network = load_trained(self.folder)
         examples = UNSEEN[self.trained](network.heldout)
         say(f"   {self.trained}: judged by {len(examples)} examples that no search saw")
-        setup = SearchSetup(network=str(self.folder), objectives=read_measures(("latency_ms", "parameters"))[0])
+        setup = SearchSetup(
+            network=str(self.folder), objectives=read_measures(("latency_ms", "parameters"))[0]
+        )
         return network, examples, SubnetEvaluator(setup)
 
     def values(self, config: Config) -> list[float]:
