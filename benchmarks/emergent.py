@@ -23,6 +23,7 @@ import numpy as np
 import torch
 from _command import begin, finish, ledger_of, options
 from _emergent_arms import ARMS, DENSE, HALF, MAIN, PARTS, QUARTER, REVERTED, TASKS
+from _minilm import model_folder
 from _record import Ledger, Row, columns, pick, say, table
 from scipy import stats
 
@@ -164,7 +165,7 @@ def cost(ledger: Ledger, arguments: argparse.Namespace) -> None:
     from transformers import AutoModel
 
     for seed in arguments.seeds[: 1 if arguments.quick else 3]:
-        encoder = AutoModel.from_pretrained(arms.model_folder())
+        encoder = AutoModel.from_pretrained(model_folder())
         start = time.perf_counter()
         modularize_transformer(encoder, experts=64, top_k=16, layers="all", seed=seed, cache=False)
         seconds = time.perf_counter() - start
