@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 import typer
 
 from brickyard.cli.talk import Meter, emit, say, warn
-from brickyard.core.errors import ArtifactError, MissingExtraError, TrainError
+from brickyard.core.errors import MissingExtraError, TrainError
 
 _INTERRUPTED = 130
 
@@ -84,12 +84,9 @@ def learn(
     for library in ("torch", "onnxscript"):
         if find_spec(library) is None:
             raise MissingExtraError(library, extra="train")
-    from brickyard.factory.folder import bundled_factories
+    from brickyard.factory.folder import require_own
 
-    if not factory.is_dir():
-        bundled = bundled_factories().get(str(factory))
-        hint = "" if bundled is None else f"; copy the bundled one first: cp -r {bundled} {factory}"
-        raise ArtifactError(f"{factory} is no folder; a factory that learns is a folder of yours{hint}")
+    require_own(factory)
     if not 0 < heldout_share < 1:
         raise TrainError(f"heldout_share = {heldout_share} must be between 0 and 1")
     from brickyard.continual import LearnSettings

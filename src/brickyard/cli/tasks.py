@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from brickyard.cli.talk import emit, warn
-from brickyard.core.errors import ArtifactError, MissingExtraError
+from brickyard.core.errors import MissingExtraError
 
 if TYPE_CHECKING:
     from brickyard.factory.capacity import Capacity
@@ -43,9 +43,10 @@ def tasks(
             f"{heat_map} cannot be written; name a .png file in a folder that is there",
             param_hint="--heat-map",
         )
-    if not factory.is_dir():
-        raise ArtifactError(f"{factory} is no folder; name the folder of a factory")
     from brickyard.factory.capacity import capacity_of, draw_overlap
+    from brickyard.factory.folder import require_own
+
+    require_own(factory)
 
     capacity = capacity_of(factory)
     if heat_map is not None:

@@ -32,6 +32,18 @@ def bundled_factories() -> dict[str, Path]:
     return {path.name: path for path in sorted(_BUNDLED.iterdir()) if (path / "manifest.json").is_file()}
 
 
+def require_own(factory: Path) -> None:
+    """Refuse a factory that is no folder of the user's: what it learns lies in its folder.
+
+    Raises:
+        ArtifactError: It is no folder; where a bundled factory has that name, the error tells how to copy it.
+    """
+    if not factory.is_dir():
+        bundled = bundled_factories().get(str(factory))
+        hint = "" if bundled is None else f"; copy the bundled one first: cp -r {bundled} {factory}"
+        raise ArtifactError(f"{factory} is no folder; a factory that learns is a folder of yours{hint}")
+
+
 def versions(*further: str) -> dict[str, str]:
     """Return the versions of Python, brickyard and the libraries that take part."""
     found = {"python": platform.python_version()}
