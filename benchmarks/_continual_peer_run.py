@@ -1,15 +1,17 @@
-"""Runs ExSSNeT's own training on tasks that another process has prepared.
+"""Runs the own training of ExSSNeT or SupSup on tasks that another process has prepared.
 
-    python _continual_peer_run.py CODE FOLDER THREADS
+    python _continual_peer_run.py exssnet|supsup CODE FOLDER THREADS
 
-CODE is a folder of github.com/prateeky2806/exessnet; nothing of it is changed. FOLDER holds `settings.json`
-and `data.npz` and takes `accuracies.npy`. What stands between that code and a processor of today is put in
-its way here: libraries that it imports and does not need for this become empty modules, its data loader is
-ours, and so is the function that reads its checkpoints back, which wants a graphics card.
+CODE is a folder of github.com/prateeky2806/exessnet or github.com/RAIVNLab/supsup; nothing of it is changed.
+FOLDER holds `settings.json` and `data.npz` and takes `accuracies.npy`. What stands between that code and a
+processor of today is put in its way here: libraries that it imports and does not need for this become empty
+modules, its data loader is ours, and of ExSSNeT so is the function that reads its checkpoints back, which
+wants a graphics card.
 """
 
 from __future__ import annotations
 
+import contextlib
 import importlib.abc
 import importlib.util
 import json
@@ -24,7 +26,10 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, TensorDataset
 
-_ABSENT = ("wandb", "torchvision", "torchtext", "transformers", "avalanche", "datasets", "tensorboard")
+_ABSENT = (
+    *("wandb", "torchvision", "torchtext", "transformers", "avalanche", "datasets", "tensorboard"),
+    *("seaborn", "matplotlib", "yaml"),
+)
 _TEST_BATCH = 500
 
 
@@ -92,8 +97,8 @@ class _Loaders:
 
 
 def main() -> None:
-    """Read the request, run the original `main_vision.main`, write the accuracies."""
-    code, folder, threads = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
+    """Read the request, run the original `main`, write the accuracies."""
+    kind, code, folder, threads = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3]), int(sys.argv[4])
     torch.set_num_threads(threads)
     settings = json.loads((folder / "settings.json").read_text())
     with np.load(folder / "data.npz", allow_pickle=False) as file:
@@ -101,12 +106,18 @@ def main() -> None:
     _Loaders.batch_size = settings["batch_size"]
     sys.meta_path.insert(0, _Empty())
     sys.path.insert(0, str(code))
-    package, loader = ModuleType("data"), ModuleType("data.aval_datasets")
+    run = {"exssnet": _exssnet, "supsup": _supsup}[kind]
+    with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
+        table = run(folder, settings)
+    np.save(folder / "accuracies.npy", np.asarray(table, dtype=np.float64))
+
+
+def _exssnet(folder: Path, settings: dict[str, Any]) -> Any:
+    """Run `main_vision.main` of ExSSNeT; return its accuracies on tasks after each was learned."""
+    loader = _pretend("data.aval_datasets")
     loader.AvalancheToPytorchDataset = _Loaders  # type: ignore[attr-defined]
-    sys.modules |= {"data": package, "data.aval_datasets": loader}
     sys.argv = ["main_vision.py", "--server-home", str(folder)]
-    arguments = importlib.import_module("args").args
-    arguments.__dict__.update(
+    _set(
         dataname="mnist",
         conv_type="MultitaskMaskConv",
         bn_type="MultitaskNonAffineBN",
@@ -122,11 +133,50 @@ def main() -> None:
     )
     original = importlib.import_module("main_vision")
     original.my_utils.load_best_training = _load_best
-    with open(os.devnull, "w") as nowhere:
-        sys.stdout = nowhere
-        table = original.main()
-    sys.stdout = sys.__stdout__
-    np.save(folder / "accuracies.npy", np.asarray(table, dtype=np.float64))
+    return original.main()
+
+
+def _supsup(folder: Path, settings: dict[str, Any]) -> Any:
+    """Run `main.main` of SupSup; return the accuracies that it finds with the true task named."""
+    tasks = _Loaders()
+    _pretend("data").Tasks = lambda: tasks  # type: ignore[attr-defined]
+    sys.argv = ["main.py"]
+    count = settings["num_tasks"]
+    _set(
+        set="Tasks",
+        conv_type="MultitaskMaskConv",
+        conv_init="signed_constant",
+        model="LeNet",
+        log_dir=str(folder / "logs"),
+        eval_ckpts=list(range(1, count + 1)),
+        adaptor="gt",
+        multigpu=None,
+        **settings,
+    )
+    table = np.zeros((count, count))
+    adaptors = importlib.import_module("adaptors")
+    judge = adaptors.gt
+
+    def judge_by_test(model: Any, writer: Any, _held: Any, learned: int, task: int) -> float:
+        with torch.no_grad():  # it writes into a leaf that asks for gradients, which torch refuses
+            table[learned - 1, task] = judge(model, writer, tasks.test_loader, learned, task)
+        return float(table[learned - 1, task])
+
+    adaptors.gt = judge_by_test
+    importlib.import_module("main").main()
+    return table
+
+
+def _pretend(name: str) -> ModuleType:
+    """Put an empty module, and the package that it is in, in the place of one of the original code."""
+    package, _, _ = name.partition(".")
+    sys.modules |= {each: ModuleType(each) for each in {package, name}}
+    return sys.modules[name]
+
+
+def _set(**settings: Any) -> None:
+    """Set what the original code reads from its command line."""
+    importlib.import_module("args").args.__dict__.update(settings)
 
 
 def _load_best(model: torch.nn.Module, file: Path) -> torch.nn.Module:

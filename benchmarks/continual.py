@@ -22,7 +22,7 @@ import numpy as np
 from _command import begin, finish, ledger_of, options
 from _continual_arms import ARMS, EXSSNET
 from _continual_cost import BITS, COST, CUT, STEP, measure_cost
-from _continual_peer import ORIGINAL, over_original, run_original
+from _continual_peer import ORIGINAL, REPOSITORIES, over_original, run_original
 from _continual_runs import (
     CHANGE,
     ENDS,
@@ -132,10 +132,11 @@ def _measure(ledger: Ledger, arguments: argparse.Namespace, wanted: Sequence[str
         for name, bench in BENCHES.items():
             choose_stream_rates(ledger, wanted_of[name], bench)
 
+    codes = {kind: getattr(arguments, f"{kind}_code") for kind in REPOSITORIES}
     parts: dict[str, Callable[[], None]] = {
         RATES: lambda: choose_rates(ledger, plan),
         PERMUTED: lambda: run_permuted(ledger, plan),
-        ORIGINAL: lambda: run_original(ledger, plan, arguments.exssnet_code),
+        ORIGINAL: lambda: run_original(ledger, plan, codes),
         HUNDRED: lambda: run_permuted(ledger, many, section=HUNDRED),
         KKT: lambda: measure_transfer(ledger, turned),
         COST: lambda: measure_cost(ledger, plan.densities, rounds=1 if arguments.quick else 5),
@@ -168,11 +169,8 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument(
         "--again", action="store_true", help="make runs again that are kept with the same settings"
     )
-    parser.add_argument(
-        "--exssnet-code",
-        type=Path,
-        help="folder of github.com/prateeky2806/exessnet, to run its code as well",
-    )
+    for kind, (address, _) in REPOSITORIES.items():
+        parser.add_argument(f"--{kind}-code", type=Path, help=f"folder of {address}, to run its code as well")
     arguments = parser.parse_args()
     unknown = [name for name in arguments.arms or [] if name not in ARMS]
     if unknown:
