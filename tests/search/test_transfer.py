@@ -9,12 +9,12 @@ from brickyard.core.errors import ConfigError
 from brickyard.core.space import Space
 from brickyard.search import Search, WarmStart, run
 from brickyard.search.encodings import ordinal
-from brickyard.search.fronts import hypervolume
+from brickyard.search.fronts import hypervolume, non_dominated
 from brickyard.search.genes import Genes
 from brickyard.search.model import Model
 from brickyard.search.objective import limits_of, objectives_of
 from brickyard.search.params import distributions
-from brickyard.search.transfer import Earlier, lesson_of, told_first
+from brickyard.search.transfer import Earlier, Lesson, lesson_of, told_first
 
 SPACE = Space([Choice(f"layer{place}", [1, 2, 3, 4]) for place in range(6)])
 GENES = Genes(distributions(SPACE))
@@ -126,6 +126,29 @@ def test_first_proposals_are_points_of_the_earlier_study(rng):
     assert len(told_first(told, 9)) == len(rows)
     assert len(told_first(told, 10)) == 0
     assert len(told_first([], 3)) == 0
+
+
+def test_the_front_to_start_from_dominates_most():
+    values = np.array([[0.0, 10.0], [1.0, 9.9], [2.0, 5.0], [3.0, 4.9], [9.0, 0.0]])
+    lesson = Lesson(params=tuple({} for _ in values), values=tuple(values.T))
+    assert lesson.front(2, 5, [20.0, 20.0])[0] == 2
+    assert set(lesson.front(2, 3)) == {0, 2, 4}
+    assert sorted(lesson.front(2, 9)) == [0, 1, 2, 3, 4]
+    assert sorted(lesson.front(2, 9, [8.0, None])) == [0, 1, 2, 3]
+    assert sorted(lesson.front(2, 9, [-1.0, None])) == [0, 1, 2, 3, 4]  # none is so good
+
+
+@pytest.mark.parametrize("width", [2, 3])
+def test_chosen_points_dominate_as_much_as_if_all_were_looked_at(rng, width):
+    values = rng.random((40, width))
+    front = values[non_dominated(values)]
+    reference = np.full(width, 1.1)
+    plain: list[int] = []
+    for _ in range(5):
+        rest = [place for place in range(len(front)) if place not in plain]
+        plain.append(max(rest, key=lambda place: hypervolume(front[[*plain, place]], reference)))
+    lesson = Lesson(params=tuple({} for _ in front), values=tuple(front.T))
+    assert lesson.front(width, 5, list(reference)) == plain
 
 
 def test_names_are_matched_up_to_the_device():

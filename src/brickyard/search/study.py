@@ -177,7 +177,12 @@ class Search:
             objectives=self.objectives,
             limits=self.limits,
         )
-        front = known.front(len(self.objectives), settings.startup)
+        edges = settings.reference or [None] * len(self.objectives)
+        signed = [
+            edge if edge is None or not objective.maximize else -edge
+            for objective, edge in zip(self.objectives, edges, strict=True)
+        ]
+        front = known.front(len(self.objectives), settings.startup, signed)
         startup = max(2, min(settings.startup, len(front)))
         return replace(settings, warm_start=known, startup=startup), [points[i].config for i in front]
 

@@ -25,7 +25,7 @@ import numpy as np
 import numpy.typing as npt
 
 from brickyard.core.errors import ConfigError
-from brickyard.search.fronts import non_dominated
+from brickyard.search.fronts import hypervolume, non_dominated
 from brickyard.search.genes import Genes, Rows
 from brickyard.search.objective import Limit, Objective
 from brickyard.search.predictors.base import Array, Together
@@ -37,6 +37,7 @@ _CERTAIN = 1e-9
 _SAME = 1e-9  # of the range of an objective: what differs by less does not differ
 _PAIRS = 4
 _AGAIN_SHARE = 0.25
+_MARGIN = 0.1  # of the range of a front, by which its reference point is worse
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -203,29 +204,58 @@ class Lesson:
         rows, places = np.unique(genes.rows(self.params), axis=0, return_index=True)
         return [None if found is None else Earlier(rows=rows, values=found[places]) for found in self.values]
 
-    def front(self, num_objectives: int, count: int) -> list[int]:
-        """Return points that no other beats in the objectives that it measured, spread along the front.
+    def front(
+        self, num_objectives: int, count: int, reference: Sequence[float | None] | None = None
+    ) -> list[int]:
+        """Return points that no other beats in the objectives that it measured.
 
-        Points that break a constraint are left out, unless all do: a bound for another device may be out of
-        reach of this one.
+        Where the front has more than are asked for, they are those that together dominate most, taken one
+        after the other. Points that break a constraint, or are worse than the reference, are left out, unless
+        all are: a bound for another device may be out of reach of this one.
 
         Args:
             num_objectives: Number of objectives; what follows are constraints.
             count: How many at most.
+            reference: Worst values that count, one for each objective, the smaller the better; None, for one
+                or for all, to follow from the front.
 
         Returns:
-            Their indices.
+            Their indices, those that dominate most first.
         """
-        told = [found for found in self.values[:num_objectives] if found is not None]
-        bounds = [found for found in self.values[num_objectives:] if found is not None]
-        met = np.flatnonzero(np.all([np.ones(len(told[0]), dtype=bool), *(b <= 0 for b in bounds)], axis=0))
+        objectives = zip(self.values[:num_objectives], reference or [None] * num_objectives, strict=True)
+        told = [(found, edge) for found, edge in objectives if found is not None]
+        bounds = [found <= 0 for found in self.values[num_objectives:] if found is not None]
+        bounds += [found < edge for found, edge in told if edge is not None]
+        met = np.flatnonzero(np.all([np.ones(len(told[0][0]), dtype=bool), *bounds], axis=0))
         if not len(met):
-            met = np.arange(len(told[0]))
-        values = np.stack(told, axis=1)[met]
+            met = np.arange(len(told[0][0]))
+        values = np.stack([found for found, _ in told], axis=1)[met]
         best = np.flatnonzero(non_dominated(values))
-        best = best[np.argsort(values[best, -1], kind="stable")]
-        spread = np.linspace(0, len(best) - 1, min(count, len(best))).round().astype(int)
-        return [int(place) for place in met[best[spread]]]
+        front = values[best]
+        worst = front.max(0) + _MARGIN * np.where(np.ptp(front, axis=0) > 0, np.ptp(front, axis=0), 1.0)
+        edges = [low if edge is None else max(low, edge) for low, (_, edge) in zip(worst, told, strict=True)]
+        return [int(place) for place in met[best[_dominating(front, np.array(edges), count)]]]
+
+
+def _dominating(front: Array, reference: Array, count: int) -> list[int]:
+    """Return the points of a front that dominate most below a reference point, chosen one after the other.
+
+    What a point adds to others never grows with their number, so what it added before is a bound for what it
+    adds now, and only points whose bound leads are looked at again.
+    """
+    chosen: list[int] = []
+    whole, bounds = 0.0, np.full(len(front), np.inf)
+    while len(chosen) < min(count, len(front)):
+        while True:
+            place = int(np.argmax(bounds))
+            gain = hypervolume(front[[*chosen, place]], reference) - whole
+            if gain >= np.delete(bounds, place).max(initial=-np.inf):
+                break
+            bounds[place] = gain
+        whole += gain
+        bounds[place] = -np.inf
+        chosen.append(place)
+    return chosen
 
 
 def lesson_of(
