@@ -182,6 +182,19 @@ def test_where_all_points_break_the_limits_the_front_is_that_of_all():
     assert sorted(lesson_of([{}] * 3, metrics, objectives=objectives, limits=limits).front(2, 5)) == [0, 1]
 
 
+@pytest.mark.parametrize("warm", [True, False])
+def test_a_reference_of_another_length_is_refused_before_anything_is_evaluated(earlier, warm):
+    with pytest.raises(ConfigError, match="reference has 1 values; the search has 2 objectives"):
+        run(
+            space=SPACE,
+            evaluate=lambda config: pytest.fail("evaluated"),
+            objectives=OBJECTIVES,
+            evaluations=3,
+            reference=[1.0],
+            warm_start=earlier if warm else None,
+        )
+
+
 def test_a_study_that_cannot_teach_is_refused(earlier):
     more = {"objectives": OBJECTIVES, "warm_start": earlier}
     with pytest.raises(ConfigError, match="study 'search' is of another space"):

@@ -83,8 +83,9 @@ class Search:
             random; `linas` learns from all that it measured under the names of this search.
 
     Raises:
-        ConfigError: The objectives are not legal, the study in the storage is of another space or other
-            objectives or limits, or the earlier study is not there, of another space or of other numbers.
+        ConfigError: The objectives or the reference are not legal, the study in the storage is of another
+            space or other objectives or limits, or the earlier study is not there, of another space or of
+            other numbers.
     """
 
     def __init__(
@@ -105,6 +106,13 @@ class Search:
         self.limits = limits_of(limits or {}, self.objectives)
         self.distributions = distributions(space)
         settings = settings or SamplerSettings()
+        if settings.reference is not None and len(settings.reference) != len(self.objectives):
+            raise ConfigError(
+                f"reference has {len(settings.reference)} values; the search has {len(self.objectives)} "
+                "objectives; give one for each, None where the evaluations are to decide",
+                path="reference",
+                value=list(settings.reference),
+            )
         if self.limits:
             settings = replace(settings, constraints=_Excess(self.limits))
         if canonical is not None and settings.canonical is None:
