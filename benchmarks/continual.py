@@ -160,7 +160,7 @@ def _arguments() -> argparse.Namespace:
     def shares(text: str) -> list[float]:
         return [float(part) for part in text.split(",")]
 
-    shown = ", ".join(percent(density) for density in DENSITIES)
+    shown = ", ".join(percent(density).replace("%", "%%") for density in DENSITIES)
     parser.add_argument("--arms", type=texts, help=f"methods, with commas: {', '.join(ARMS)}")
     parser.add_argument("--densities", type=shares, help=f"shares of the weights, with commas; {shown}")
     parser.add_argument("--epochs", type=int, help=f"passes over the examples of a task; {EPOCHS}")
