@@ -43,7 +43,7 @@ from _record import Ledger, Row, columns, pick, say
 SECTIONS = (RATES, PERMUTED, ORIGINAL, HUNDRED, KKT, COST, STREAM_RATES, *BENCHES)
 QUICK = (PERMUTED, COST)
 DENSITIES = (0.02, 0.05, 0.1, 0.5)
-EPOCHS, EXAMPLES, TASKS = 10, 18_000, 10
+EPOCHS, EXAMPLES, TASKS = 4, 18_000, 10
 
 TARGETS = {
     "gain_over_supsup_02": "> 0",
