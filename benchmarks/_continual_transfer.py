@@ -49,12 +49,13 @@ def turned_tasks(train: TensorDataset, test: TensorDataset, *, num_tasks: int) -
         yield StreamTask(f"{_DEGREES * number:g} degrees", parts[0], parts[1], 10)
 
 
-def measure_transfer(ledger: Ledger, wanted: Wanted) -> None:
+def measure_transfer(ledger: Ledger, wanted: Wanted, *, rates_note: str) -> None:
     """Learn streams of both kinds from random scores and from earlier masks.
 
     Args:
         ledger: Takes the rows.
         wanted: What is wanted; the first density counts.
+        rates_note: Examples and epochs of the rows that tell the learning rates.
     """
     train, test = pictures(wanted.examples)
     streams: Streams = {
@@ -78,21 +79,27 @@ def measure_transfer(ledger: Ledger, wanted: Wanted) -> None:
                     "seed": str(seed),
                 }
                 if not is_kept(ledger, KKT, wanted, note=wanted.note, **key):
-                    _run(ledger, wanted, stream(seed), epochs=epochs, **key)
+                    rates = best_rates(ledger, EXSSNET, wanted.densities[0], rates_note)
+                    _run(ledger, wanted, stream(seed), epochs=epochs, rates=rates, **key)
 
 
 def _run(
-    ledger: Ledger, wanted: Wanted, stream: Iterator[StreamTask], *, epochs: int, seed: str, **key: str
+    ledger: Ledger,
+    wanted: Wanted,
+    stream: Iterator[StreamTask],
+    *,
+    epochs: int,
+    rates: tuple[float, float],
+    seed: str,
+    **key: str,
 ) -> None:
-    density = wanted.densities[0]
-    mask_rate, weight_rate = best_rates(ledger, EXSSNET, density, wanted.rates_note)
-    network = masked(lenet(), input_shape=(784,), density=density, seed=int(seed))
+    network = masked(lenet(), input_shape=(784,), density=wanted.densities[0], seed=int(seed))
     settings = LearnSettings(
         mask_epochs=wanted.epochs // 2,
         weight_epochs=wanted.epochs // 2,
         batch_size=BATCH,
-        mask_rate=mask_rate,
-        weight_rate=weight_rate,
+        mask_rate=rates[0],
+        weight_rate=rates[1],
         seed=int(seed),
     )
     transfer: Transfer = "off" if key["method"] == _RANDOM else "best"

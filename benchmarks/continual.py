@@ -44,6 +44,7 @@ SECTIONS = (RATES, PERMUTED, ORIGINAL, HUNDRED, KKT, COST, STREAM_RATES, *BENCHE
 QUICK = (PERMUTED, COST)
 DENSITIES = (0.02, 0.05, 0.1, 0.5)
 EPOCHS, EXAMPLES, TASKS = 4, 18_000, 10
+TURNED_EPOCHS, TURNED_EXAMPLES = 10, 6000  # of transfer, where shares of the epochs are compared
 
 TARGETS = {
     "gain_over_supsup_02": "> 0",
@@ -117,7 +118,13 @@ def _plans(arguments: argparse.Namespace) -> tuple[Wanted, Wanted, Wanted]:
     )
     densities = arguments.densities or (0.02,)
     many = replace(plan, arms=[EXSSNET], densities=densities, tasks=arguments.tasks or 100)
-    return plan, many, replace(plan, densities=arguments.densities or (0.1,))
+    turned = replace(
+        plan,
+        densities=arguments.densities or (0.1,),
+        epochs=arguments.epochs or (plan.epochs if quick else TURNED_EPOCHS),
+        examples=arguments.examples or (plan.examples if quick else TURNED_EXAMPLES),
+    )
+    return plan, many, turned
 
 
 def _measure(ledger: Ledger, arguments: argparse.Namespace, wanted: Sequence[str]) -> None:
@@ -138,7 +145,7 @@ def _measure(ledger: Ledger, arguments: argparse.Namespace, wanted: Sequence[str
         PERMUTED: lambda: run_permuted(ledger, plan),
         ORIGINAL: lambda: run_original(ledger, plan, codes),
         HUNDRED: lambda: run_permuted(ledger, many, section=HUNDRED),
-        KKT: lambda: measure_transfer(ledger, turned),
+        KKT: lambda: measure_transfer(ledger, turned, rates_note=plan.rates_note),
         COST: lambda: measure_cost(ledger, plan.densities, rounds=1 if arguments.quick else 5),
         STREAM_RATES: all_stream_rates,
         **{name: partial(run_bench, ledger, wanted_of[name], bench) for name, bench in BENCHES.items()},
