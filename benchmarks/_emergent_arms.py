@@ -76,7 +76,7 @@ ARMS = {
     "fixed 16 of 64": Arm({"top_k": 16}, fixed=True),
 }
 REVERTED, SPLIT = "{}, reverted to dense", "dense, then {}"
-MAIN = (DENSE, QUARTER, HALF)
+MAIN = (DENSE, QUARTER)
 
 
 class Classifier(nn.Module):
@@ -192,7 +192,7 @@ def train(
         {"params": list(model.encoder.parameters()), "factor": 1.0},
         {"params": head, "factor": HEAD_RATE},
     ]
-    optimizer = torch.optim.AdamW(groups, lr=rate, weight_decay=0.01)
+    optimizer = torch.optim.AdamW(groups, lr=rate, weight_decay=0.01, fused=True)
     batches = [
         order[start : start + BATCH]
         for epoch in range(task.epochs)
