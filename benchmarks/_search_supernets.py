@@ -15,6 +15,7 @@ from typing import Any
 
 import _adaptor
 import numpy as np
+import numpy.typing as npt
 from _record import Ledger, say
 from _search_arms import OURS, OURS_SETTINGS, nsga2_on, ours_with, own_digest
 from _search_runs import WARM, Shares
@@ -32,6 +33,7 @@ _EXAMPLES = 10_000  # all that are kept, of pictures and of texts with classes
 _DRAWN = 50
 _SEED = 0  # of the trained super-networks
 SEARCHED = "ratio of hypervolumes"
+SHARE, SHARE_JUDGED = "share of the evaluations", "share of the evaluations, judged anew"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -221,9 +223,7 @@ def supernets(ledger: Ledger, kept: Path, results: Path, *, seeds: Sequence[int]
             say(f"   {name}: no trained super-network to search; _train_supernets.py trains it")
             continue
         measured = _measured(name, network, results)
-        folder = supernet_folder(source.trained, _SEED, kept=kept)
-        path = results / f"search_unseen_{name}_{network.digest}.csv"
-        unseen = Unseen(source.trained, folder, path) if _adaptor.data_folder() else None
+        unseen = _unseen(name, network, kept, results)
         for seed in seeds:
             ours, peer = _ours(measured, seed, OURS_CELLS), _nsga2(measured, seed)
             reference = _reference(measured, np.vstack([ours.values, peer.values]))
@@ -238,12 +238,28 @@ def supernets(ledger: Ledger, kept: Path, results: Path, *, seeds: Sequence[int]
             say(f"   {name}, seed {seed}: {found:.4g}, NSGA-II {other:.4g} after {counts[1]}")
             if unseen is not None:
                 fronts = [np.array(values) for values in _in_turns(unseen, ours.front(), peer.front())]
-                together = np.vstack(fronts)
-                usual = np.median([unseen.values(config)[0] for config in _drawn(network)])
-                reference = np.array([usual, *(1.1 * together[front_of(together)][:, 1:].max(0))])
+                reference = _unseen_reference(unseen, network, np.vstack(fronts))
                 found, other = (volume(values, reference) for values in fronts)
                 add(OURS, METRIC, _ratio(found, other), count=counts[0])
                 say(f"   {name}, seed {seed}, judged anew: {found:.4g}, NSGA-II {other:.4g}")
+
+
+def _unseen(
+    name: str, network: Supernet, kept: Path, results: Path, *, runtime: str = "ort"
+) -> Unseen | None:
+    """Return what judges subnets anew; None without the data for it."""
+    if _adaptor.data_folder() is None:
+        return None
+    trained = NETWORKS[name].trained
+    device = "" if runtime == "ort" else f"_{runtime}"
+    path = results / f"search_unseen_{name}{device}_{network.digest}.csv"
+    return Unseen(trained, supernet_folder(trained, _SEED, kept=kept), path, runtime=runtime)
+
+
+def _unseen_reference(unseen: Unseen, network: Supernet, values: Values) -> Values:
+    """Return the worst that counts of fronts that were judged anew."""
+    usual = np.median([unseen.values(config)[0] for config in _drawn(network)])
+    return np.array([usual, *(1.1 * values[front_of(values)][:, 1:].max(0))])
 
 
 def _in_turns(unseen: Unseen, *fronts: Sequence[Config]) -> list[list[list[float]]]:
@@ -316,7 +332,8 @@ def warm_start_supernet(ledger: Ledger, kept: Path, results: Path, *, seeds: Seq
     """Measure warm starts on the vision super-network, from ONNX Runtime to OpenVINO.
 
     A search of 200 subnets on the first device; then a cold one of as many on the second, and one that starts
-    from the first. What counts is as in `warm_start`.
+    from the first. What counts is as in `warm_start`, by what the searches measured, and by what the subnets
+    of the front so far are worth judged anew, as in `supernets`: what a user has who stops there.
 
     Args:
         ledger: Takes the rows.
@@ -335,18 +352,46 @@ def warm_start_supernet(ledger: Ledger, kept: Path, results: Path, *, seeds: Seq
         return
     on_first = _measured("vision", first, results)
     on_second = _measured("vision", second, results, runtime="openvino")
+    unseen = _unseen("vision", second, kept, results, runtime="openvino")
     for seed in seeds:
         storage = InMemoryStorage()
         _ours(on_first, seed, _COLD_SUBNETS, storage=storage, name="first")
-        cold = _ours(on_second, seed, _COLD_SUBNETS).values
+        cold = _ours(on_second, seed, _COLD_SUBNETS)
         start = WarmStart(storage=storage, name="first")
-        warm = _ours(on_second, seed, _COLD_SUBNETS, warm_start=start).values
-        reference = _reference(on_second, cold)
-        shares = [
-            np.array([volume(found[: place + 1], reference) for place in range(len(found))])
+        warm = _ours(on_second, seed, _COLD_SUBNETS, warm_start=start)
+        reference = _reference(on_second, cold.values)
+        curves = [
+            np.array([volume(found.values[:count], reference) for count in range(1, len(found.values) + 1)])
             for found in (cold, warm)
         ]
-        _add_shares(ledger, WARM, seed, shares[0], shares[1])
+        _add_shares(ledger, WARM, seed, curves[0], curves[1])
+        if unseen is not None:
+            curves = _judged_curves(unseen, second, cold, warm)
+            _add_shares(ledger, WARM, seed, curves[0], curves[1], metric=SHARE_JUDGED)
+
+
+def _judged_curves(unseen: Unseen, network: Supernet, *searches: Found) -> list[Values]:
+    """Return, after each evaluation of a search, the hypervolume of its front so far, judged anew."""
+    fronts = [
+        [np.flatnonzero(front_of(found.values[:count])) for count in range(1, len(found.values) + 1)]
+        for found in searches
+    ]
+    ever = [
+        [found.configs[place] for place in sorted(set(np.concatenate(of).tolist()))]
+        for found, of in zip(searches, fronts, strict=True)
+    ]
+    _in_turns(unseen, *ever)
+    last = np.array([unseen.values(searches[0].configs[place]) for place in fronts[0][-1]])
+    reference = _unseen_reference(unseen, network, last)
+    return [
+        np.array(
+            [
+                volume(np.array([unseen.values(found.configs[place]) for place in front]), reference)
+                for front in of
+            ]
+        )
+        for found, of in zip(searches, fronts, strict=True)
+    ]
 
 
 def warm_start(ledger: Ledger, first: Problem, second: Problem, *, seeds: Sequence[int]) -> None:
@@ -373,10 +418,21 @@ def warm_start(ledger: Ledger, first: Problem, second: Problem, *, seeds: Sequen
         _add_shares(ledger, f"{first.name} to {second.name}", seed, cold, warm)
 
 
-def _add_shares(ledger: Ledger, group: str, seed: int, cold: Values, warm: Values) -> None:
-    """Add how many evaluations both took, from the hypervolumes after each evaluation."""
+def _add_shares(
+    ledger: Ledger, group: str, seed: int, cold: Values, warm: Values, *, metric: str = SHARE
+) -> None:
+    """Add after how many evaluations both have 99 % of the cold one's last hypervolume, for good.
+
+    Args:
+        ledger: Takes the rows.
+        group: Their group.
+        seed: Their seed.
+        cold: Hypervolumes after each evaluation; judged anew, they can fall.
+        warm: Those of the warm start.
+        metric: Metric of the share; what follows its comma is added to those of the counts.
+    """
     goal = _LEVEL * cold[-1]
-    counts = [int(np.argmax(v >= goal)) + 1 if v[-1] >= goal else float("inf") for v in (cold, warm)]
+    counts = [_from_then_on(values >= goal) for values in (cold, warm)]
     add = partial(
         ledger.add,
         "warm-start",
@@ -386,10 +442,18 @@ def _add_shares(ledger: Ledger, group: str, seed: int, cold: Values, warm: Value
         count=len(cold),
         note=f"brickyard.search {own_digest()}",
     )
-    add("evaluations to 99% of the cold front, cold", counts[0])
-    add("evaluations to 99% of the cold front, warm", counts[1])
-    add("share of the evaluations", counts[1] / counts[0])
-    say(f"   {group}, seed {seed}: cold {counts[0]}, warm {counts[1]}")
+    ending = metric.removeprefix(SHARE)
+    add(f"evaluations to 99% of the cold front, cold{ending}", counts[0])
+    add(f"evaluations to 99% of the cold front, warm{ending}", counts[1])
+    add(metric, counts[1] / counts[0])
+    say(f"   {group}, seed {seed}{ending}: cold {counts[0]:g}, warm {counts[1]:g}")
+
+
+def _from_then_on(held: npt.NDArray[np.bool_]) -> float:
+    """Return after how many evaluations something holds and never ceases to; infinity where it never does."""
+    missed = np.flatnonzero(~held)
+    count = int(missed[-1]) + 2 if len(missed) else 1
+    return float(count) if count <= len(held) else float("inf")
 
 
 def _search(problem: Problem, seed: int, **more: Any) -> Values:

@@ -50,10 +50,11 @@ class Unseen:
         trained: Name of the super-network for `_train_supernets.py`.
         folder: Its folder.
         path: File of what was judged, one line for each subnet.
+        runtime: What subnets are timed on.
     """
 
-    def __init__(self, trained: str, folder: Path, path: Path) -> None:
-        self.trained, self.folder, self.path = trained, folder, path
+    def __init__(self, trained: str, folder: Path, path: Path, *, runtime: str = "ort") -> None:
+        self.trained, self.folder, self.path, self.runtime = trained, folder, path, runtime
         self.known: dict[str, list[float]] = {}
         if path.is_file():
             with path.open(newline="") as stream:
@@ -70,7 +71,9 @@ class Unseen:
         examples = UNSEEN[self.trained](network.heldout)
         say(f"   {self.trained}: judged by {len(examples)} examples that no search saw")
         setup = SearchSetup(
-            network=str(self.folder), objectives=read_measures(("latency_ms", "parameters"))[0]
+            network=str(self.folder),
+            objectives=read_measures(("latency_ms", "parameters"))[0],
+            runtime=self.runtime,
         )
         return network, examples, SubnetEvaluator(setup)
 
