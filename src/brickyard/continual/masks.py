@@ -235,7 +235,7 @@ class Filled:
         """Write the trained entries, unless they are there."""
         version = (trained.data_ptr(), trained._version)
         if version != self.version:
-            self.weight.view(-1).index_copy_(0, self.places, trained.detach())
+            self.weight.view(-1).scatter_(0, self.places, trained.detach())
             self.version = version
 
 
