@@ -9,7 +9,6 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
-from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -237,7 +236,9 @@ def supernets(ledger: Ledger, kept: Path, results: Path, *, seeds: Sequence[int]
             add(OURS, SEARCHED, _ratio(found, other), count=counts[0])
             say(f"   {name}, seed {seed}: {found:.4g}, NSGA-II {other:.4g} after {counts[1]}")
             if unseen is not None:
-                fronts = [np.array(values) for values in _in_turns(unseen, ours.front(), peer.front())]
+                found_by = ours.front(), peer.front()
+                unseen.judge([config for front in found_by for config in front])
+                fronts = [np.array([unseen.values(config) for config in front]) for front in found_by]
                 reference = _unseen_reference(unseen, network, np.vstack(fronts))
                 found, other = (volume(values, reference) for values in fronts)
                 add(OURS, METRIC, _ratio(found, other), count=counts[0])
@@ -258,16 +259,8 @@ def _unseen(
 
 def _unseen_reference(unseen: Unseen, network: Supernet, values: Values) -> Values:
     """Return the worst that counts of fronts that were judged anew."""
-    usual = np.median([unseen.values(config)[0] for config in _drawn(network)])
+    usual = np.median([unseen.quality(config) for config in _drawn(network)])
     return np.array([usual, *(1.1 * values[front_of(values)][:, 1:].max(0))])
-
-
-def _in_turns(unseen: Unseen, *fronts: Sequence[Config]) -> list[list[list[float]]]:
-    """Return the values of fronts judged anew, in turns, so that a busy hour hits all alike."""
-    queue = [config for row in zip_longest(*fronts) for config in row if config is not None]
-    for config in queue:
-        unseen.values(config)
-    return [[unseen.values(config) for config in front] for front in fronts]
 
 
 def _ratio(found: float, other: float) -> float:
@@ -376,20 +369,19 @@ def _judged_curves(unseen: Unseen, network: Supernet, *searches: Found) -> list[
         [np.flatnonzero(front_of(found.values[:count])) for count in range(1, len(found.values) + 1)]
         for found in searches
     ]
-    ever = [
-        [found.configs[place] for place in sorted(set(np.concatenate(of).tolist()))]
+    ever = {
+        (config := found.configs[place]).digest(): config
         for found, of in zip(searches, fronts, strict=True)
-    ]
-    _in_turns(unseen, *ever)
-    last = np.array([unseen.values(searches[0].configs[place]) for place in fronts[0][-1]])
-    reference = _unseen_reference(unseen, network, last)
+        for place in np.concatenate(of)
+    }
+    unseen.judge(list(ever.values()))
+
+    def judged(found: Found, front: npt.NDArray[np.intp]) -> Values:
+        return np.array([unseen.values(found.configs[place]) for place in front])
+
+    reference = _unseen_reference(unseen, network, judged(searches[0], fronts[0][-1]))
     return [
-        np.array(
-            [
-                volume(np.array([unseen.values(found.configs[place]) for place in front]), reference)
-                for front in of
-            ]
-        )
+        np.array([volume(judged(found, front), reference) for front in of])
         for found, of in zip(searches, fronts, strict=True)
     ]
 
@@ -421,7 +413,7 @@ def warm_start(ledger: Ledger, first: Problem, second: Problem, *, seeds: Sequen
 def _add_shares(
     ledger: Ledger, group: str, seed: int, cold: Values, warm: Values, *, metric: str = SHARE
 ) -> None:
-    """Add after how many evaluations both have 99 % of the cold one's last hypervolume, for good.
+    """Add after how many evaluations both first have 99 % of the cold one's last hypervolume.
 
     Args:
         ledger: Takes the rows.
@@ -432,7 +424,7 @@ def _add_shares(
         metric: Metric of the share; what follows its comma is added to those of the counts.
     """
     goal = _LEVEL * cold[-1]
-    counts = [_from_then_on(values >= goal) for values in (cold, warm)]
+    counts = [int(np.argmax(v >= goal)) + 1 if (v >= goal).any() else float("inf") for v in (cold, warm)]
     add = partial(
         ledger.add,
         "warm-start",
@@ -447,13 +439,6 @@ def _add_shares(
     add(f"evaluations to 99% of the cold front, warm{ending}", counts[1])
     add(metric, counts[1] / counts[0])
     say(f"   {group}, seed {seed}{ending}: cold {counts[0]:g}, warm {counts[1]:g}")
-
-
-def _from_then_on(held: npt.NDArray[np.bool_]) -> float:
-    """Return after how many evaluations something holds and never ceases to; infinity where it never does."""
-    missed = np.flatnonzero(~held)
-    count = int(missed[-1]) + 2 if len(missed) else 1
-    return float(count) if count <= len(held) else float("inf")
 
 
 def _search(problem: Problem, seed: int, **more: Any) -> Values:
