@@ -20,6 +20,8 @@ from brickyard.core.errors import ConfigError
 _CONVOLUTIONS: dict[type[nn.Module], Any] = {nn.Conv1d: F.conv1d, nn.Conv2d: F.conv2d}
 MASKED_KINDS = (nn.Linear, nn.Conv1d, nn.Conv2d)
 """Layers that are masked."""
+HEAD_WEIGHTS = 10
+"""Weights that a mask keeps of a head for each of its rows, if the density alone gives fewer."""
 
 
 class TaskBrick(Brick):
@@ -73,7 +75,8 @@ class MaskedLayer(TaskBrick):
     Args:
         plain: The layer; its weights become the pool.
         tasks: The task.
-        density: Share of the weights that a mask keeps, above 0, up to 1; rounded, at least one weight.
+        density: Share of the weights that a mask keeps, above 0, up to 1; rounded, at least one weight, and
+            of a head at least `HEAD_WEIGHTS` for each row (all, where it has fewer).
         is_head: Whether it gives the scores of the classes, of which a task may have fewer than there are
             rows.
 
@@ -111,6 +114,8 @@ class MaskedLayer(TaskBrick):
         )
         self.pool = nn.Parameter(plain.weight.detach().clone(), requires_grad=False)
         self.keep = max(1, round(density * self.pool.numel()))
+        if is_head:  # a row that is left without weights never answers
+            self.keep = min(max(self.keep, HEAD_WEIGHTS * self.pool.shape[0]), self.pool.numel())
         fresh = None if plain.bias is None else nn.Parameter(plain.bias.detach().clone(), requires_grad=False)
         self.register_parameter("fresh_bias", fresh)
         self.biases = nn.ParameterList()

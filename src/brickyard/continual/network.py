@@ -1,7 +1,8 @@
 """A network whose config is the task: any plain module with its layers masked (arXiv 2210.10209, section 3).
 
 What differs from the paper: every task has its own biases and its own normalisation, statistics and, where
-the module has them, scales and shifts; the random weights are scaled for the density of the masks.
+the module has them, scales and shifts; the random weights are scaled for the density of the masks; a mask
+keeps at least ten weights of a shared head for each class, since a class without any is never answered.
 """
 
 from __future__ import annotations
@@ -196,7 +197,8 @@ def masked(
     Args:
         module: The module; left as it is.
         input_shape: Shape of one input, without the batch.
-        density: Share of each layer's weights that a mask keeps, above 0, up to 1.
+        density: Share of each layer's weights that a mask keeps, above 0, up to 1; of a shared head at least
+            ten weights for each class.
         head: Path of the linear layer that gives the scores; the last linear layer if None.
         heads: `shared`: one masked head, a task of fewer classes uses its first rows; `own`: each task trains
             a head of its own, which no mask covers.
@@ -214,7 +216,7 @@ def masked(
     Example:
         >>> network = masked(nn.Sequential(nn.Linear(8, 32), nn.ReLU(), nn.Linear(32, 4)), input_shape=(8,))
         >>> network.num_kept, network.num_weights
-        (39, 384)
+        (66, 384)
     """
     if not 0 < density <= 1:
         raise ConfigError(f"density = {density} must be above 0 and at most 1", path="density", value=density)
