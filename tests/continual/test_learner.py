@@ -6,6 +6,7 @@ from torch import nn
 from torch.utils.data import Dataset, TensorDataset
 
 from brickyard.continual import Learner, accuracy, masked
+from brickyard.continual.layers import HEAD_WEIGHTS
 from brickyard.continual.learner import one_cycle
 from brickyard.core.errors import ConfigError, DataError, TrainError
 
@@ -70,8 +71,16 @@ def test_masks_alone_leave_the_weights(mlp, blobs, quick):
 def test_every_mask_has_exactly_the_weights_of_its_density(mlp, blobs, quick):
     network = mlp(density=0.1)
     Learner(network, settings=quick(mask_epochs=1)).learn("first", blobs(), num_classes=4)
+    assert len(network.layers) > 1
     for layer in network.layers.values():
-        assert int(layer.mask(0).sum()) == round(0.1 * layer.pool.numel())
+        least = HEAD_WEIGHTS * layer.pool.shape[0] if layer.is_head else 1
+        assert int(layer.mask(0).sum()) == max(round(0.1 * layer.pool.numel()), least)
+
+
+@pytest.mark.parametrize(("inputs", "density", "kept"), [(100, 0.02, 40), (100, 0.5, 200), (6, 0.1, 24)])
+def test_a_shared_head_keeps_at_least_ten_weights_for_each_class(inputs, density, kept):
+    module = nn.Sequential(nn.Linear(8, inputs), nn.ReLU(), nn.Linear(inputs, 4))
+    assert masked(module, input_shape=(8,), density=density).layers["2"].keep == kept
 
 
 def test_the_same_seed_gives_the_same_network_whatever_was_drawn_before(mlp, blobs, quick):
