@@ -28,7 +28,6 @@ from brickyard.core.errors import MissingExtraError
 
 _LEVEL = 0.05  # chance that any of the earlier tasks is accepted though none is better
 _TRAIN_SHARE = 0.66
-_BELOW = 0.4  # magnitudes of scores that start outside the mask, as a share of what ranks alone would give
 
 Right = npt.NDArray[np.bool_]
 
@@ -157,8 +156,8 @@ def start_scores(
 
     Returns:
         Scores by path of the layer: magnitudes ordered by the number of masks that hold the weight, at random
-        among equals, and spread evenly as fresh ones are, those of weights that start outside the mask lower
-        by a margin: without it, the first steps undo the start.
+        among equals, and spread evenly as fresh ones are. The mask's stand above the others by no margin:
+        with one, fewer free weights find their way in, and the task is learned less well.
     """
     scores = {path: fresh(layer.pool) for path, layer in network.layers.items()}
     if not start:
@@ -171,7 +170,6 @@ def start_scores(
         order = torch.argsort((votes + drawn.abs() / (2 * largest)).reshape(-1))
         magnitudes = torch.empty_like(drawn).reshape(-1)
         ranks = torch.arange(1, len(order) + 1, device=drawn.device).to(drawn) / len(order)
-        ranks[: len(order) - layer.keep] *= _BELOW
         magnitudes[order] = largest * ranks
         scores[path] = torch.copysign(magnitudes.reshape(drawn.shape), drawn)
     return scores
