@@ -191,7 +191,7 @@ class TaskFolder:
         place = self.place(number)
         with new_folder(place) as folder:
             masks = [layer.mask(number).reshape(-1).cpu().numpy() for layer in network.layers.values()]
-            write_bytes(folder / "masks.bin", encode_bits(np.concatenate(masks)))
+            write_bytes(folder / "masks.bin", encode_bits(masks))
             tensors = {**_trained(network, number), **_own_state(network, number)}
             save_file(tensors, folder / "task.safetensors")
             if beside is not None:
@@ -229,11 +229,8 @@ class TaskFolder:
         self, number: int, manifest: Mapping[str, Any]
     ) -> tuple[TaskRecord, list[np.ndarray[Any, Any]], dict[str, Tensor]]:
         place = self.place(number)
-        counts = [count for count, _ in self.structure["layers"].values()]
-        bits = decode_bits((place / "masks.bin").read_bytes())
-        if len(bits) != sum(counts):
-            raise ArtifactError(f"{place}/masks.bin has {len(bits)} bits; expected {sum(counts)}")
-        masks = np.split(bits, np.cumsum(counts)[:-1])
+        sizes = [(count, keep) for count, keep in self.structure["layers"].values()]
+        masks = decode_bits((place / "masks.bin").read_bytes(), sizes)
         return TaskRecord(**manifest["task"]), masks, load_file(place / "task.safetensors")
 
     def _check_structure(self, network: TaskNetwork) -> None:
