@@ -63,6 +63,7 @@ def test_only_free_weights_are_trained_and_written_back():
     layer.begin_weights(exclusive=True)
     assert layer.free.numel() == int(free.sum()) > 0
     layer.free.data += 1.0
+    layer.trainee.fill()
     trained = layer.active()["weight"].clone()
     layer.keep_weights()
     assert torch.equal(layer.pool != before, free)

@@ -3,7 +3,6 @@
 import pytest
 import torch
 from torch import nn
-from torch.autograd.graph import increment_version
 
 from brickyard.continual.masks import Filled, Popup, TopK, mixed_weight, pack, top_k_mask, unpack
 
@@ -49,15 +48,18 @@ def test_bits_survive_packing():
 
 
 def test_gradients_reach_all_scores_as_if_magnitudes_multiplied_the_weights():
-    scores = torch.randn(6, 5, requires_grad=True)
+    scores = nn.Parameter(torch.randn(6, 5))
     pool, gradient = torch.randn(6, 5), torch.randn(6, 5)
-    weight = Popup(pool, 8)(scores)
-    assert int((weight != 0).sum()) == 8
-    assert torch.equal(weight.detach(), pool * top_k_mask(scores.detach().abs(), 8))
-    weight.backward(gradient.clone())
+    popup = Popup(scores, pool, 8)
+    assert int((popup.weight != 0).sum()) == 8
+    assert torch.equal(popup.weight.detach(), pool * top_k_mask(scores.detach().abs(), 8))
+    popup.weight.backward(gradient.clone())
+    popup.hand_on()
     slow = scores.detach().clone().requires_grad_()
     (slow.abs() * pool).backward(gradient)
     assert torch.allclose(scores.grad, slow.grad)
+    popup.hand_on()  # nothing was computed since
+    assert scores.grad is None
 
 
 def test_a_mixture_is_the_sum_of_masked_pools_with_its_gradients():
@@ -93,9 +95,10 @@ def test_the_largest_are_found_near_where_they_were_as_anew():
 
 
 def test_a_layer_may_be_called_twice_in_a_step():
-    scores, pool = torch.randn(6, 6, requires_grad=True), torch.randn(6, 6)
-    popup, x = Popup(pool, 12), torch.randn(3, 6)
-    (x @ popup(scores) @ popup(scores)).sum().backward()
+    scores, pool = nn.Parameter(torch.randn(6, 6)), torch.randn(6, 6)
+    popup, x = Popup(scores, pool, 12), torch.randn(3, 6)
+    (x @ popup.weight @ popup.weight).sum().backward()
+    popup.hand_on()
     slow = scores.detach().clone().requires_grad_()
     mask = top_k_mask(slow.detach().abs(), 12).float()
     weight = (mask - slow.abs()).detach() * pool + slow.abs() * pool  # straight through
@@ -106,23 +109,17 @@ def test_a_layer_may_be_called_twice_in_a_step():
 def test_weights_follow_their_optimizer_step_by_step():
     pool, mask = torch.randn(8, 8), torch.rand(8, 8) < 0.5
     scores, trained = nn.Parameter(torch.randn(8, 8)), nn.Parameter(pool[mask])
-    popup, filled = Popup(pool, 20), Filled(pool, mask)
+    places = torch.nonzero(mask.reshape(-1)).reshape(-1)
+    popup, filled = Popup(scores, pool, 20), Filled(trained, pool, places)
     for _ in range(3):
         optimizer = torch.optim.Adam([scores, trained], 0.3, fused=True)
-        (popup(scores).sum() + filled(trained).square().sum()).backward()
+        (popup.weight.sum() + filled.weight.square().sum()).backward()
+        for trainee in (popup, filled):
+            trainee.hand_on()
+        assert torch.allclose(trained.grad, 2 * trained.detach())
         optimizer.step()
-        increment_version([scores, trained])
-        assert torch.equal(popup(scores).detach(), pool * top_k_mask(scores.detach().abs(), 20))
-        assert torch.equal(filled(trained).detach()[mask], trained.detach())
-        assert torch.equal(filled(trained).detach()[~mask], pool[~mask])
-
-
-def test_what_is_written_over_is_not_taken_for_what_it_was():
-    pool, mask = torch.randn(4, 4), torch.ones(4, 4, dtype=torch.bool)
-    trained, filled = nn.Parameter(pool[mask]), Filled(pool, mask)
-    loss = (filled(trained) ** 2).sum()
-    with torch.no_grad():
-        trained += 1.0
-    filled(trained)
-    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
-        loss.backward()
+        for trainee in (popup, filled):
+            trainee.fill()
+        assert torch.equal(popup.weight.detach(), pool * top_k_mask(scores.detach().abs(), 20))
+        assert torch.equal(filled.weight.detach()[mask], trained.detach())
+        assert torch.equal(filled.weight.detach()[~mask], pool[~mask])

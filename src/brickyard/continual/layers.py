@@ -84,6 +84,8 @@ class MaskedLayer(TaskBrick):
         pool: The weights that masks select from; never active as they are.
         keep: Weights that a mask keeps.
         taken: Which weights some learned task's mask holds.
+        trainee: While the last task is trained, its weights: `fill` writes them before each step and
+            `hand_on` hands their gradient on to the scores, or the weights that may change.
     """
 
     pool: nn.Parameter
@@ -123,8 +125,7 @@ class MaskedLayer(TaskBrick):
         self.register_buffer("taken", torch.zeros_like(self.pool, dtype=torch.bool), persistent=False)
         self.scores: nn.Parameter | None = None
         self.free: nn.Parameter | None = None
-        self._popup: Popup | None = None
-        self._filled: Filled | None = None
+        self.trainee: Popup | Filled | None = None
         self._ready: tuple[int, int, Tensor] | None = None
 
     def mask(self, number: int) -> Tensor:
@@ -153,11 +154,8 @@ class MaskedLayer(TaskBrick):
         return tensor[: self.rows[number]]
 
     def _weight(self, number: int) -> Tensor:
-        if number == len(self.tasks.values) - 1:
-            if self.scores is not None and self._popup is not None:
-                return self._popup(self.scores)
-            if self.free is not None and self._filled is not None:
-                return self._filled(self.free)
+        if self.trainee is not None and number == len(self.tasks.values) - 1:
+            return self.trainee.weight
         return self._selected(number)
 
     def _selected(self, number: int) -> Tensor:
@@ -171,10 +169,11 @@ class MaskedLayer(TaskBrick):
     def _apply(self, fn: Any, recurse: bool = True) -> Any:
         self._ready = None
         found = super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
-        if self._popup is not None:
-            self._popup = Popup(self.pool.detach(), self.keep)
-        if self._filled is not None:
-            self._filled = self._filled.to(self.pool.device)
+        if isinstance(self.trainee, Popup):
+            self.trainee = Popup(self.trainee.scores, self.pool.detach(), self.keep)
+        elif self.trainee is not None:
+            device, trainee = self.pool.device, self.trainee
+            self.trainee = Filled(trainee.trained, trainee.weight.to(device), trainee.places.to(device))
         return found
 
     def forward(self, x: Tensor) -> Tensor:
@@ -207,8 +206,7 @@ class MaskedLayer(TaskBrick):
     def drop_task(self) -> None:
         """Forget the last task, and scores or weights that are being trained."""
         number = len(self.rows) - 1
-        self.scores = self.free = self._popup = self._filled = None
-        self._ready = None
+        self.scores = self.free = self.trainee = self._ready = None
         self._buffers.pop(f"mask{number}", None)
         self.rows.pop()
         if len(self.biases):
@@ -221,13 +219,13 @@ class MaskedLayer(TaskBrick):
             scores: The scores to start from, of the pool's shape.
         """
         self.scores = nn.Parameter(scores.detach().clone())
-        self._popup = Popup(self.pool.detach(), self.keep)
+        self.trainee = Popup(self.scores, self.pool.detach(), self.keep)
 
     def fix_mask(self) -> None:
         """End the training of scores: keep the mask that they give, drop them."""
         assert self.scores is not None
         mask = top_k_mask(self.scores.detach().abs(), self.keep)
-        self.scores = self._popup = None
+        self.scores = self.trainee = None
         self.set_mask(mask)
 
     def set_mask(self, mask: Tensor) -> None:
@@ -243,8 +241,9 @@ class MaskedLayer(TaskBrick):
         mask = self.mask(len(self.rows) - 1)
         if exclusive:
             mask &= ~self.taken
-        self._filled = Filled(self._selected(len(self.rows) - 1), mask)
         self.free = nn.Parameter(self.pool.detach()[mask])
+        places = torch.nonzero(mask.reshape(-1)).reshape(-1)
+        self.trainee = Filled(self.free, self._selected(len(self.rows) - 1), places)
 
     def load_weights(self, values: Tensor, *, exclusive: bool) -> None:
         """Write trained weights of the last task into the pool.
@@ -267,10 +266,10 @@ class MaskedLayer(TaskBrick):
     def keep_weights(self) -> None:
         """End the training of weights: write them into the pool."""
         assert self.free is not None
-        assert self._filled is not None
+        assert isinstance(self.trainee, Filled)
         with torch.no_grad():
-            self.pool.view(-1).index_copy_(0, self._filled.places, self.free)
-        self.free = self._filled = None
+            self.pool.view(-1).index_copy_(0, self.trainee.places, self.free)
+        self.free = self.trainee = None
 
     def close_task(self) -> None:
         """Take the weights under the last task's mask."""

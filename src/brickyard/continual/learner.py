@@ -18,7 +18,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.autograd.graph import increment_version
 from torch.nn import functional as F
 
 from brickyard.continual.checkpoint import Checkpoint, identity_of
@@ -358,15 +357,18 @@ class _Run:
                 f"class indices from {low} to {high} came; a task of "
                 f"{self.num_classes} classes has 0 to {self.num_classes - 1}"
             )
+        trainees = [layer.trainee for layer in self.layers if layer.trainee is not None]
+        for trainee in trainees:
+            trainee.fill()
         loss = F.cross_entropy(self.network.network(inputs.to(device)), labels.to(device))
         value = float(loss.detach())
         if not math.isfinite(value):
             raise TrainError(f"the loss is {value}; lower mask_rate or weight_rate and learn the task again")
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
+        for trainee in trainees:
+            trainee.hand_on()
         optimizer.step()
-        for group in optimizer.param_groups:
-            increment_version(group["params"])  # a fused optimizer does not tell that it changed them
         self.steps += 1
         if self.progress is not None:
             settings = self.settings

@@ -7,7 +7,6 @@ has exactly the number of entries that was asked for.
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Callable
 from typing import Any
@@ -15,7 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 _SAMPLE = 4096  # entries from which the place of the smallest kept one is guessed
 _NARROW, _WIDE = 1e-3, 0.05  # least and largest share of a threshold by which the next may differ
@@ -144,113 +143,70 @@ class TopK:
 class Popup:
     """Weights of a pool under the mask of the largest scores, step after step in the same memory.
 
-    New memory of the size of a layer costs more than what is computed in it. A call writes over what the last
-    one gave if the scores have changed since, by their version, which fused optimizers do not count; autograd
-    tells if what is written over was still needed.
+    New memory of the size of a layer costs more than what is computed in it, and so do functions that
+    autograd calls back. So the weights are a leaf: `fill` writes them before a step's forward pass, and after
+    the backward pass `hand_on` makes their gradient that of the scores.
 
     Args:
+        scores: The scores, of the pool's shape.
         pool: The weights; they get no gradient and must not change.
         keep: Weights to keep.
+
+    Attributes:
+        weight: The weights that the network computes with.
     """
 
-    def __init__(self, pool: Tensor, keep: int) -> None:
-        self.pool, self.keep = pool, keep
-        self.weight, self.sign, self.mask = (torch.empty_like(pool) for _ in range(3))
+    def __init__(self, scores: nn.Parameter, pool: Tensor, keep: int) -> None:
+        self.scores, self.pool, self.keep = scores, pool, keep
+        self.weight = torch.empty_like(pool).requires_grad_()
         self.top_k = TopK(tuple(pool.shape), keep) if pool.is_cpu and pool.dtype == torch.float32 else None
-        self.version: tuple[int, int] | None = None
+        self.signs = (  # the memory of magnitudes is free after `fill`
+            torch.empty_like(pool) if self.top_k is None else torch.from_numpy(self.top_k.magnitudes)
+        )
+        self.fill()
 
-    def __call__(self, scores: Tensor) -> Tensor:
-        """Return the weights; gradients reach all scores as if each magnitude itself multiplied its weight.
-
-        Args:
-            scores: Scores of the pool's shape.
-        """
-        found: Tensor = _Popup.apply(scores, self)  # type: ignore[no-untyped-call]
-        return found
-
-    def fill(self, scores: Tensor) -> None:
-        """Write the weights of the scores, unless they are there: a layer may be called twice in a step."""
-        version = (scores.data_ptr(), scores._version)
-        if version == self.version:
-            return
+    def fill(self) -> None:
+        """Write the weights that the scores select."""
+        scores, weight = self.scores.detach(), self.weight.detach()
         if self.top_k is not None:
-            np.copyto(self.mask.numpy(), self.top_k(scores.numpy()))
+            np.multiply(self.pool.numpy(), self.top_k(scores.numpy()), out=weight.numpy())
         else:
-            self.mask.copy_(top_k_mask(scores.abs(), self.keep))
-        torch.mul(self.pool, self.mask, out=self.weight)
-        self.version = version
+            torch.mul(self.pool, top_k_mask(scores.abs(), self.keep), out=weight)
 
-
-class _Popup(torch.autograd.Function):
-    """The pool under the mask of the largest scores; the gradient of the mask goes to all magnitudes."""
-
-    @staticmethod
-    def forward(ctx: Any, scores: Tensor, popup: Popup) -> Tensor:
-        ctx.save_for_backward(scores)
-        ctx.popup = popup
-        popup.fill(scores)
-        return popup.weight.detach()
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
-        (scores,) = ctx.saved_tensors
-        popup = ctx.popup
-        torch.sign(scores, out=popup.sign)
-        gradient = gradients[0]
-        if any(stride == 0 for stride in gradient.stride()):  # one number for many entries
-            return gradient * popup.pool * popup.sign, None
-        # in place: the layer alone reads this weight, so nobody else is given its gradient
-        return gradient.mul_(popup.pool).mul_(popup.sign), None
+    def hand_on(self) -> None:
+        """Give the scores their gradient: as if each magnitude itself multiplied its weight."""
+        gradient, self.weight.grad = self.weight.grad, None
+        if gradient is not None:
+            torch.sign(self.scores.detach(), out=self.signs)
+            gradient.mul_(self.pool).mul_(self.signs)
+        self.scores.grad = gradient
 
 
 class Filled:
-    """A weight of which some entries are trained, step after step in the same memory.
+    """A weight of which some entries are trained, step after step in the same memory, as in `Popup`.
 
     Args:
+        trained: The trained entries in their order, `[places]`.
         weight: The weight; a copy is kept.
-        mask: Which entries are trained.
+        places: Where they are in the flat weight.
+
+    Attributes:
+        weight: The weights that the network computes with.
     """
 
-    def __init__(self, weight: Tensor, mask: Tensor) -> None:
-        self.weight = weight.detach().clone()
-        self.places = torch.nonzero(mask.reshape(-1)).reshape(-1)
-        self.version: tuple[int, int] | None = None
+    def __init__(self, trained: nn.Parameter, weight: Tensor, places: Tensor) -> None:
+        self.trained, self.places = trained, places
+        self.weight = weight.detach().clone().requires_grad_()
+        self.fill()
 
-    def __call__(self, trained: Tensor) -> Tensor:
-        """Return the weight with the trained entries, whose gradients reach them.
+    def fill(self) -> None:
+        """Write the trained entries."""
+        self.weight.detach().view(-1).scatter_(0, self.places, self.trained.detach())
 
-        Args:
-            trained: The entries in their order, `[places]`.
-        """
-        found: Tensor = _Filled.apply(trained, self)  # type: ignore[no-untyped-call]
-        return found
-
-    def to(self, device: torch.device) -> Filled:
-        """Return the same on a device."""
-        moved = copy.copy(self)
-        moved.weight, moved.places, moved.version = self.weight.to(device), self.places.to(device), None
-        return moved
-
-    def fill(self, trained: Tensor) -> None:
-        """Write the trained entries, unless they are there."""
-        version = (trained.data_ptr(), trained._version)
-        if version != self.version:
-            self.weight.view(-1).scatter_(0, self.places, trained.detach())
-            self.version = version
-
-
-class _Filled(torch.autograd.Function):
-    """Some entries written into a weight; their gradients are taken out of its."""
-
-    @staticmethod
-    def forward(ctx: Any, trained: Tensor, filled: Filled) -> Tensor:
-        ctx.places = filled.places
-        filled.fill(trained)
-        return filled.weight.detach()
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
-        return gradients[0].reshape(-1).index_select(0, ctx.places), None
+    def hand_on(self) -> None:
+        """Give the trained entries their gradients."""
+        gradient, self.weight.grad = self.weight.grad, None
+        self.trained.grad = None if gradient is None else gradient.view(-1).index_select(0, self.places)
 
 
 def pack(mask: Tensor) -> Tensor:
