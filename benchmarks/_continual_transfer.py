@@ -1,36 +1,64 @@
 """Starting from earlier masks (KKT): how many steps it saves on related tasks, and whether it harms others.
 
-Related tasks are turned pictures, each 9 degrees further; unrelated ones have their pixels in random orders.
-A network that starts from earlier masks is trained for a share of the epochs, its schedules shortened with
-them; the least share with which it is as good as one that starts at random with all epochs is what counts.
+Related tasks are alphabets, and pictures turned 9 degrees further each; unrelated ones have their pixels in
+random orders. A network that starts from earlier masks is trained for a share of the epochs, its schedules
+shortened with them; the least share with which it is as good as one that starts at random with all epochs is
+what counts.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from _continual_arms import BATCH, EXSSNET
-from _continual_nets import lenet
+from _continual_nets import LENET, Net
 from _continual_runs import Wanted, best_rates, is_kept, percent, pictures
+from _continual_sections import STREAM_RATES
+from _continual_streams import ALPHABETS, BENCHES
 from _record import Ledger, Row, pick, say
 from torch.nn import functional as F
 from torch.utils.data import TensorDataset
 
-from brickyard.continual import Learner, LearnSettings, StreamTask, accuracy, masked, permuted_tasks
+from brickyard.continual import Learner, LearnSettings, StreamTask, accuracy, permuted_tasks
 from brickyard.continual.settings import Transfer
 
 KKT = "transfer"
-RELATED, UNRELATED = "turned", "permuted"
+TURNED, UNRELATED = "turned", "permuted"
 SHARES = (0.2, 0.4, 0.6, 0.8, 1.0)
 ACCURACY, ACCEPTED, TIME = "accuracy after the first task", "share of accepted tasks", "seconds of k-NN"
 _DEGREES = 9.0
 _RANDOM, _KKT = "at random", "from the best earlier mask"
 
-Streams = dict[str, Callable[[int], Iterator[StreamTask]]]
+
+@dataclass(frozen=True, kw_only=True)
+class _Kind:
+    """Tasks of one kind.
+
+    Attributes:
+        name: Their name.
+        wanted: Their sizes.
+        net: The network.
+        tasks: Gives the tasks of a seed.
+        rates: Learning rates of scores and weights.
+        shares: Shares of the epochs that networks which start from earlier masks are given.
+    """
+
+    name: str
+    wanted: Wanted
+    net: Net
+    tasks: Callable[[int], Iterable[StreamTask]]
+    rates: tuple[float, float]
+    shares: Sequence[float] = SHARES
+
+    @property
+    def epochs(self) -> tuple[int, int]:
+        """All epochs of masks and of weights."""
+        weights = self.wanted.epochs // 2
+        return self.wanted.epochs - weights, weights
 
 
 def turned_tasks(train: TensorDataset, test: TensorDataset, *, num_tasks: int) -> Iterator[StreamTask]:
@@ -49,64 +77,74 @@ def turned_tasks(train: TensorDataset, test: TensorDataset, *, num_tasks: int) -
         yield StreamTask(f"{_DEGREES * number:g} degrees", parts[0], parts[1], 10)
 
 
-def measure_transfer(ledger: Ledger, wanted: Wanted, *, rates_note: str) -> None:
-    """Learn streams of both kinds from random scores and from earlier masks.
+def measure_transfer(ledger: Ledger, wanted: Wanted, alphabets: Wanted, *, rates_note: str) -> None:
+    """Learn streams of all kinds from random scores and from earlier masks.
 
     Args:
         ledger: Takes the rows.
-        wanted: What is wanted; the first density counts.
-        rates_note: Examples and epochs of the rows that tell the learning rates.
+        wanted: What is wanted of pictures; the first density counts.
+        alphabets: What is wanted of alphabets.
+        rates_note: Examples and epochs of the rows that tell the learning rates of pictures.
     """
+    for kind in _kinds(ledger, wanted, alphabets, rates_note):
+        all_epochs = sum(kind.epochs)
+        runs = {_RANDOM: kind.epochs}
+        for share in kind.shares:
+            mask, weight = (max(1, round(share * epochs)) for epochs in kind.epochs)
+            runs[f"{_KKT}, {(mask + weight) / all_epochs:.3g} of the epochs"] = mask, weight
+        for seed in kind.wanted.seeds:
+            for method, epochs in runs.items():
+                limit = percent(kind.wanted.densities[0])
+                key = {"method": method, "group": kind.name, "limit": limit, "seed": str(seed)}
+                if not is_kept(ledger, KKT, kind.wanted, note=kind.wanted.note, **key):
+                    _run(ledger, kind, epochs, key)
+
+
+def _kinds(ledger: Ledger, wanted: Wanted, alphabets: Wanted, rates_note: str) -> Iterator[_Kind]:
+    bench, density = BENCHES[ALPHABETS], alphabets.densities[0]
+    stream_note = f"{bench.name}: {alphabets.note}"
+    yield _Kind(
+        name=ALPHABETS,
+        wanted=alphabets,
+        net=bench.net(),
+        tasks=lambda seed: bench.tasks(seed, alphabets.examples, bench.tests)[: alphabets.tasks],
+        rates=best_rates(ledger, EXSSNET, density, stream_note, section=STREAM_RATES),
+    )
     train, test = pictures(wanted.examples)
-    streams: Streams = {
-        RELATED: lambda seed: turned_tasks(train, test, num_tasks=wanted.tasks),
-        UNRELATED: lambda seed: permuted_tasks(
-            train, test, num_tasks=wanted.tasks, num_classes=10, seed=seed
-        ),
-    }
-    all_epochs = wanted.epochs // 2  # of each phase
-    for group, stream in streams.items():
-        shares = SHARES if group == RELATED else (1.0,)
-        runs = [(_RANDOM, all_epochs)]
-        for epochs in sorted({max(1, round(share * all_epochs)) for share in shares}):
-            runs.append((f"{_KKT}, {epochs / all_epochs:.3g} of the epochs", epochs))
-        for seed in wanted.seeds:
-            for method, epochs in runs:
-                key = {
-                    "method": method,
-                    "group": group,
-                    "limit": percent(wanted.densities[0]),
-                    "seed": str(seed),
-                }
-                if not is_kept(ledger, KKT, wanted, note=wanted.note, **key):
-                    rates = best_rates(ledger, EXSSNET, wanted.densities[0], rates_note)
-                    _run(ledger, wanted, stream(seed), epochs=epochs, rates=rates, **key)
+    rates = best_rates(ledger, EXSSNET, wanted.densities[0], rates_note)
+    yield _Kind(
+        name=TURNED,
+        wanted=wanted,
+        net=LENET,
+        tasks=lambda seed: turned_tasks(train, test, num_tasks=wanted.tasks),
+        rates=rates,
+    )
+    yield _Kind(
+        name=UNRELATED,
+        wanted=wanted,
+        net=LENET,
+        tasks=lambda seed: permuted_tasks(train, test, num_tasks=wanted.tasks, num_classes=10, seed=seed),
+        rates=rates,
+        shares=(1.0,),
+    )
 
 
-def _run(
-    ledger: Ledger,
-    wanted: Wanted,
-    stream: Iterator[StreamTask],
-    *,
-    epochs: int,
-    rates: tuple[float, float],
-    seed: str,
-    **key: str,
-) -> None:
-    network = masked(lenet(), input_shape=(784,), density=wanted.densities[0], seed=int(seed))
+def _run(ledger: Ledger, kind: _Kind, epochs: tuple[int, int], key: dict[str, str]) -> None:
+    seed = int(key["seed"])
+    network = kind.net.masked(density=kind.wanted.densities[0], seed=seed)
     settings = LearnSettings(
-        mask_epochs=wanted.epochs // 2,
-        weight_epochs=wanted.epochs // 2,
+        mask_epochs=kind.epochs[0],
+        weight_epochs=kind.epochs[1],
         batch_size=BATCH,
-        mask_rate=rates[0],
-        weight_rate=rates[1],
-        seed=int(seed),
+        mask_rate=kind.rates[0],
+        weight_rate=kind.rates[1],
+        seed=seed,
     )
     transfer: Transfer = "off" if key["method"] == _RANDOM else "best"
-    later = replace(settings, mask_epochs=epochs, weight_epochs=epochs, transfer=transfer)
+    later = replace(settings, mask_epochs=epochs[0], weight_epochs=epochs[1], transfer=transfer)
     learner = Learner(network, settings=settings)
     accuracies, accepted, seconds = [], [], []
-    for number, task in enumerate(stream):
+    for number, task in enumerate(kind.tasks(seed)):
         learner.settings = later if number else settings
         learned = learner.learn(task.name, task.train, num_classes=task.num_classes)
         if number:
@@ -114,20 +152,24 @@ def _run(
             seconds.append(learned.transfer_seconds)
             if learned.suited is not None:
                 accepted.append(len(learned.suited.accepted) / number)
-    mean, more = float(np.mean(accuracies)), {**key, "seed": seed, "note": wanted.note}
-    say(f"   {key['group']}, seed {seed}, {key['method']}: {mean:.4f}")
+    mean, more = float(np.mean(accuracies)), {**key, "note": kind.wanted.note}
+    say(f"   {kind.name}, seed {seed}, {key['method']}: {mean:.4f}")
     ledger.add(KKT, metric=ACCURACY, value=mean, count=len(accuracies), **more)
     if accepted:
         ledger.add(KKT, metric=ACCEPTED, value=float(np.mean(accepted)), count=len(accepted), **more)
         ledger.add(KKT, metric=TIME, value=float(np.mean(seconds)), count=len(seconds), **more)
 
 
-def steps_shares(rows: Sequence[Row]) -> list[float]:
+def steps_shares(rows: Sequence[Row], kind: str) -> list[float]:
     """Return the least share of the epochs with which earlier masks do as well as all epochs without.
 
-    On turned pictures, one number for each seed; 2 where no share does.
+    One number for each seed; 2 where no share does.
+
+    Args:
+        rows: Rows.
+        kind: Which tasks count.
     """
-    related = pick(rows, group=RELATED, metric=ACCURACY)
+    related = pick(rows, group=kind, metric=ACCURACY)
     found = []
     for row in pick(related, method=_RANDOM):
         others = [other for other in related if (other.seed, other.note) == (row.seed, row.note)]

@@ -36,8 +36,8 @@ from _continual_runs import (
     run_permuted,
 )
 from _continual_sections import STREAM_RATES, adapted, choose_stream_rates, run_bench
-from _continual_streams import BENCHES
-from _continual_transfer import KKT, measure_transfer, steps_shares
+from _continual_streams import ALPHABETS, BENCHES
+from _continual_transfer import KKT, TURNED, measure_transfer, steps_shares
 from _record import Ledger, Row, columns, pick, say
 
 SECTIONS = (RATES, PERMUTED, ORIGINAL, HUNDRED, KKT, COST, STREAM_RATES, *BENCHES)
@@ -55,6 +55,7 @@ TARGETS = {
     "bits_over_entropy": "<= 1.05",
     "last10_vs_first10_points": ">= -3",
     "kkt_steps_share": "<= 0.6",
+    "kkt_steps_share_turned": "",
     "step_overhead": "<= 1.3",
     "cut_overhead": "<= 1.02",
 }
@@ -84,7 +85,8 @@ def figures(ledger: Ledger, *, notes: Collection[str]) -> tuple[dict[str, float 
         "forgetting": [row.value for row in pick(ours, metric=CHANGE)],
         "bits_over_entropy": _values(cost, BITS),
         "last10_vs_first10_points": [100 * row.value for row in last],
-        "kkt_steps_share": steps_shares(transfer),
+        "kkt_steps_share": steps_shares(transfer, ALPHABETS),
+        "kkt_steps_share_turned": steps_shares(transfer, TURNED),
         "step_overhead": _values(cost, STEP),
         "cut_overhead": _values(cost, CUT),
     }
@@ -127,13 +129,18 @@ def _plans(arguments: argparse.Namespace) -> tuple[Wanted, Wanted, Wanted]:
     return plan, many, turned
 
 
-def _measure(ledger: Ledger, arguments: argparse.Namespace, wanted: Sequence[str]) -> None:
-    plan, many, turned = _plans(arguments)
+def _stream_plans(arguments: argparse.Namespace) -> dict[str, Wanted]:
+    """Return what is wanted of streams of real data, by name."""
     given = (arguments.epochs, arguments.examples, arguments.tasks)
-    streams = replace(plan, densities=arguments.densities or (0.1,))
-    wanted_of = {
+    streams = replace(_plans(arguments)[0], densities=arguments.densities or (0.1,))
+    return {
         name: adapted(streams, bench, given=given, quick=arguments.quick) for name, bench in BENCHES.items()
     }
+
+
+def _measure(ledger: Ledger, arguments: argparse.Namespace, wanted: Sequence[str]) -> None:
+    plan, many, turned = _plans(arguments)
+    wanted_of = _stream_plans(arguments)
 
     def all_stream_rates() -> None:
         for name, bench in BENCHES.items():
@@ -145,7 +152,7 @@ def _measure(ledger: Ledger, arguments: argparse.Namespace, wanted: Sequence[str
         PERMUTED: lambda: run_permuted(ledger, plan),
         ORIGINAL: lambda: run_original(ledger, plan, codes),
         HUNDRED: lambda: run_permuted(ledger, many, section=HUNDRED),
-        KKT: lambda: measure_transfer(ledger, turned, rates_note=plan.rates_note),
+        KKT: lambda: measure_transfer(ledger, turned, wanted_of[ALPHABETS], rates_note=plan.rates_note),
         COST: lambda: measure_cost(ledger, plan.densities, rounds=1 if arguments.quick else 5),
         STREAM_RATES: all_stream_rates,
         **{name: partial(run_bench, ledger, wanted_of[name], bench) for name, bench in BENCHES.items()},
@@ -200,7 +207,10 @@ def main() -> None:
     _measure(ledger, arguments, wanted)
     full = argparse.Namespace(**{**vars(arguments), **dict.fromkeys(("epochs", "examples", "tasks"))})
     full.quick = False
-    notes = {plan.note for plan in (*_plans(arguments), *_plans(full))}
+    plans = [
+        plan for given in (arguments, full) for plan in (*_plans(given), _stream_plans(given)[ALPHABETS])
+    ]
+    notes = {plan.note for plan in plans}
     finish(ledger, arguments, SECTIONS, partial(figures, notes=notes))
 
 
