@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from brickyard.continual import LearnSettings, TaskFolder
-from brickyard.core.errors import ArtifactError, ConfigError, DataError, TaskError
+from brickyard.core.errors import ArtifactError, ConfigError, DataError, DeviceError, TaskError
 from brickyard.factory import Factory
 from brickyard.factory.folder import FactoryFolder
 from brickyard.factory.learn import TaskSettings, check_task, learn_task, load_new_task, task_network
@@ -90,6 +90,21 @@ def test_a_model_of_a_learned_task_is_like_any_other(taught, tmp_path):
     assert (tmp_path / "model" / "labels.txt").read_text().split() == ["across", "upright"]
     twin = load_model(tmp_path / "model")
     assert twin(torch.zeros(1, 3, 32, 32)).shape == (1, 2)
+
+
+def test_latency_of_a_learned_task_is_limited_by_a_profile_of_its_own(taught, board, tmp_path):
+    factory = Factory.load(taught)
+    task, out = "stripes: upright, across", tmp_path / "model"
+    own_factory = r"another network; run `brickyard profile .*learned/tasks/0000/factory`"
+    with pytest.raises(DeviceError, match=own_factory):
+        factory.make(task=task, budget={"latency_ms": 8}, device=board(factory), out=out)
+    assert not out.exists()
+    own = factory.learned["Stripes"]
+    profile = board(own)
+    limit = 0.7 * profile.predict(own.folder.blueprint.space.largest())
+    report = factory.make(task=task, budget={"latency_ms": limit}, device=profile, out=out)
+    assert 0 < report.predicted.latency_ms <= limit
+    assert report.macs_share < 1
 
 
 def test_the_task_is_really_learned(taught):
