@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from brickyard.modularize import ModularTransformer, modularize_transformer
 from brickyard.train.supernet import warm_cosine
 
-EXAMPLES, VALIDATION, BATCH, MAX_TOKENS = 1000, 300, 32, 80
+EXAMPLES, VALIDATION, BATCH, MAX_TOKENS = 1000, 1000, 32, 80
 DROPOUT, EXPERTS = 0.1, 64
 LAYERS = "last-even:2"
 HEAD_RATE = 10.0

@@ -30,7 +30,7 @@ from scipy import stats
 from brickyard.modularize import example_inputs, modularize_transformer
 
 SECTIONS = ("cost", "tuning", "tasks")
-RATES = (5e-5, 1e-4, 2e-4, 4e-4)
+RATES = (1e-4, 2e-4, 4e-4)
 TUNED = 100  # seed of the tuning
 IN, OUT = PARTS["test"], PARTS["other"]
 STEP, CONVERT = "step / dense step", "seconds to convert all layers"

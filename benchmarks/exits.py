@@ -222,6 +222,8 @@ def multi_recipes(rate: float) -> list[Recipe]:
         ("depth, KL", fast, {"weights": "depth", "distill": "kl"}),
         ("uniform, KL", fast, {"weights": "uniform", "distill": "kl"}),
         ("early 0.3, KL", fast, {"weights": arms.early_less, "distill": "kl"}),
+        ("depth, KL x3", fast, {"weights": "depth", "distill": "kl", "distill_weight": 3.0}),
+        ("early 0.3, KL x3", fast, {"weights": arms.early_less, "distill": "kl", "distill_weight": 3.0}),
     ]
     return [
         Recipe(family=MULTI, name=f"{words}, {rates[0]}", settings={**more, **rates[1]})
