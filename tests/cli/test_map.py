@@ -89,6 +89,18 @@ def test_a_map_is_written_and_a_model_cut_from_it(run, model, texts, tmp_path):
     assert transformers.AutoTokenizer.from_pretrained(tmp_path / "small").pad_token == "[PAD]"
 
 
+def test_experts_of_neurons_that_are_active_together(run, model, texts, tmp_path):
+    def experts(partition):
+        out = tmp_path / partition
+        done = run(*command(model, texts, out, "--experts", "4", "--partition", partition, "--no-control"))
+        assert done.exit_code == 0, done.output
+        return [layer.experts for layer in load_map(out).layers]
+
+    together, by_keys = experts("coactivation"), experts("kmeans")
+    assert all(torch.bincount(layer).tolist() == [4] * 4 for layer in together)
+    assert not all(torch.equal(*pair) for pair in zip(together, by_keys, strict=True))
+
+
 def test_a_network_folder_brings_its_experts(run, model, texts, tmp_path):
     dense = transformers.BertModel.from_pretrained(model)
     modular = modularize_transformer(dense, experts=4, top_k=2, layers=[1], cache=False, partition="random")

@@ -54,8 +54,8 @@ def map(
         ),
     ] = 0,
     partition: Annotated[
-        Literal["kmeans", "random", "sequential"],
-        typer.Option(help="What neurons of an expert have in common: keys, or nothing."),
+        Literal["kmeans", "coactivation", "random", "sequential"],
+        typer.Option(help="What neurons of an expert have in common: keys, activity, or nothing."),
     ] = "kmeans",
     control: Annotated[
         bool, typer.Option(help="Map the same model with untrained weights too, for comparison.")
@@ -93,8 +93,9 @@ def map(
     probe, split = open_probe(model, max_tokens=max_tokens, batch_size=batch_size)
     if experts and split is not None:
         raise ArtifactError(f"{model} has experts of its own; leave out --experts")
+    grouping: dict[str, Any] = {"method": partition, "seed": seed, "texts": found.texts}
     if experts:
-        split = [*partition_probe(probe, experts, method=partition, seed=seed)]
+        split = [*partition_probe(probe, experts, **grouping)]
     settings: dict[str, Any] = {"share": share, "locate": locate, "seed": seed, "random_sets": _DRAWS}
     settings["change_texts"] = change_texts
     with Meter() as meter:
@@ -104,7 +105,7 @@ def map(
         record, beside = map_record(made), None
         if control:
             twin = NeuronProbe(fresh_twin(probe.model, seed=seed), probe.tokens, batch_size=batch_size)
-            own = [*partition_probe(twin, experts, method=partition, seed=seed)] if experts else split
+            own = [*partition_probe(twin, experts, **grouping)] if experts else split
 
             def tell(stage: str, done: int, total: int, text: str) -> None:
                 meter(f"control: {stage}", done, total, text)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 from torch import Tensor
 
 from brickyard.core.errors import ModularizeError
@@ -11,7 +13,7 @@ from brickyard.modularize.folder import load_modular, load_transformer
 from brickyard.modularize.neurons import NeuronProbe
 from brickyard.modularize.partition import Partition, partition_neurons
 from brickyard.modularize.text_encoder import Tokens
-from brickyard.modularize.transformer import ModularTransformer
+from brickyard.modularize.transformer import ModularTransformer, active_neurons
 
 
 def open_probe(
@@ -68,19 +70,31 @@ def experts_of(modular: ModularTransformer) -> dict[str, Tensor]:
     return found
 
 
-def partition_probe(probe: NeuronProbe, num_experts: int, *, method: Partition, seed: int) -> list[Tensor]:
+def partition_probe(
+    probe: NeuronProbe, num_experts: int, *, method: Partition, seed: int, texts: Sequence[str] = ()
+) -> list[Tensor]:
     """Return the expert of each neuron of each feed-forward network by a partition.
 
     Args:
         probe: The model.
         num_experts: Experts of each network; must divide its neurons.
-        method: How neurons are grouped; all but `coactivation`.
-        seed: Seed of the partition.
+        method: How neurons are grouped.
+        seed: Seed of the partition, and of the order of the texts.
+        texts: Texts whose tokens tell which neurons are active together; for `coactivation`.
 
     Raises:
-        ModularizeError: Neurons cannot be split so.
+        ModularizeError: Neurons cannot be split so, or texts are lacking.
         MissingExtraError: scikit-learn is not installed.
     """
+    active: dict[str, Tensor] = {}
+    if method == "coactivation":
+        order = np.random.default_rng(seed).permutation(len(texts))
+        batches = np.split(order, range(probe.batch_size, len(order), probe.batch_size))
+        sample = (probe.tokens([texts[place] for place in batch]) for batch in batches if len(batch))
+        active = active_neurons(probe.model, probe.parts, sample)
     return [
-        partition_neurons(probe.keys(part), num_experts, method=method, seed=seed) for part in probe.parts
+        partition_neurons(
+            probe.keys(part), num_experts, method=method, active_TF=active.get(part.activation), seed=seed
+        )
+        for part in probe.parts
     ]

@@ -203,7 +203,7 @@ def modularize_transformer(
                 f"split into {experts} experts of equal size; choose a number that divides them"
             )
     needs = resident or partition == "coactivation"
-    active = _activity(model, parts, sample or ()) if needs else {}
+    active = active_neurons(model, parts, sample or ()) if needs else {}
     before = _output(model, inputs)
     converted: list[Converted] = []
     found: dict[str, Experts] = {}
@@ -323,8 +323,19 @@ def _order(
     return torch.cat([rest[labels.argsort(stable=True)], always.nonzero().flatten()])
 
 
-def _activity(model: nn.Module, parts: Sequence[FeedForward], sample: Iterable[Inputs]) -> dict[str, Tensor]:
-    """Return for each activation which neurons it leaves positive, `[tokens, neurons]`."""
+def active_neurons(
+    model: nn.Module, parts: Sequence[FeedForward], sample: Iterable[Inputs]
+) -> dict[str, Tensor]:
+    """Return for each activation which neurons it leaves positive, `[tokens, neurons]`.
+
+    Args:
+        model: The model.
+        parts: Its feed-forward networks.
+        sample: Arguments by name of runs; tokens that an `attention_mask` leaves out do not count.
+
+    Raises:
+        ModularizeError: The sample has no tokens.
+    """
     kept: dict[str, list[Tensor]] = {part.activation: [] for part in parts}
     real: Tensor | None = None
 
