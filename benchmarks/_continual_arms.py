@@ -19,9 +19,11 @@ from torch.nn import functional as F
 from brickyard.continual import Learner, LearnSettings, Method, StreamTask
 from brickyard.continual.examples import Examples, epoch, steps_of
 from brickyard.continual.learner import one_cycle
+from brickyard.continual.settings import Transfer
 
 BATCH = 64
 EXSSNET, SSNET, SUPSUP = "ExSSNeT", "SSNeT", "SupSup"
+WITH_KKT = "ExSSNeT with KKT"
 PACKNET, INDEPENDENT, NAIVE = "PackNet", "independent nets", "naive fine-tuning"
 
 
@@ -54,15 +56,17 @@ class Masks:
     Args:
         plan: What every method is told.
         arm: Which of them.
+        transfer: Where masks start from.
     """
 
-    def __init__(self, plan: Plan, arm: str) -> None:
+    def __init__(self, plan: Plan, arm: str, *, transfer: Transfer = "off") -> None:
         self.network = plan.net.masked(density=plan.density, seed=plan.seed)
         weight_epochs = 0 if arm == "supsup" else plan.epochs // 2
         self.learner = Learner(
             self.network,
             settings=LearnSettings(
                 arm=arm,  # type: ignore[arg-type]
+                transfer=transfer,
                 mask_epochs=plan.epochs - weight_epochs,
                 weight_epochs=weight_epochs,
                 batch_size=BATCH,
@@ -273,12 +277,15 @@ class PackNet:
 
 ARMS: dict[str, Callable[[Plan], Method]] = {
     EXSSNET: lambda plan: Masks(plan, "exssnet"),
+    WITH_KKT: lambda plan: Masks(plan, "exssnet", transfer="best"),
     SSNET: lambda plan: Masks(plan, "ssnet"),
     SUPSUP: lambda plan: Masks(plan, "supsup"),
     PACKNET: PackNet,
     INDEPENDENT: Independent,
     NAIVE: Naive,
 }
+SAME_RATES = {WITH_KKT: EXSSNET}
+"""Methods that take the learning rates of another one."""
 DENSE = (INDEPENDENT, NAIVE)
 """Methods that use all weights, whatever the density."""
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import _adaptor
 import numpy as np
 import torch
-from _continual_arms import ARMS, DENSE, EXSSNET, SUPSUP, Masks, Plan, rates
+from _continual_arms import ARMS, DENSE, EXSSNET, SAME_RATES, SUPSUP, Masks, Plan, rates
 from _record import Ledger, Row, pick, say
 from torch.utils.data import TensorDataset
 
@@ -95,7 +95,7 @@ def choose_rates(ledger: Ledger, wanted: Wanted) -> None:
         wanted: What is wanted.
     """
     train, test = pictures(wanted.examples, held_out=True)
-    for arm in wanted.arms:
+    for arm in [arm for arm in wanted.arms if arm not in SAME_RATES]:
         for density in _densities(arm, wanted.densities):
             for mask_rate, weight_rate in rates(arm):
                 group = f"{mask_rate:g} {weight_rate:g}"
@@ -131,7 +131,7 @@ def best_rates(
     ledger: Ledger, arm: str, density: float, note: str, *, section: str = RATES
 ) -> tuple[float, float]:
     """Return the rates of scores and weights best on held-out examples; middle ones without rows."""
-    rows = [*ledger.earlier, *ledger.rows]
+    arm, rows = SAME_RATES.get(arm, arm), [*ledger.earlier, *ledger.rows]
     found = pick(rows, section=section, method=arm, limit=percent(density), note=note)
     if not found:
         held = rates(arm)

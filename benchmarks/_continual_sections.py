@@ -5,7 +5,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from _continual_arms import ARMS, DENSE, EXSSNET, INDEPENDENT, NAIVE, PACKNET, SSNET, Plan, rates
+from _continual_arms import (
+    ARMS,
+    DENSE,
+    EXSSNET,
+    INDEPENDENT,
+    NAIVE,
+    PACKNET,
+    SAME_RATES,
+    SSNET,
+    WITH_KKT,
+    Plan,
+    rates,
+)
 from _continual_runs import Wanted, best_rates, is_kept, metrics_of, percent
 from _continual_streams import Bench, held_out
 from _record import Ledger, say
@@ -15,7 +27,7 @@ from brickyard.continual import StreamTask, run_stream
 STREAM_RATES = "stream rates"
 FORWARD = "forward transfer"
 _RATE_SEED, _RATE_TASKS = 1000, 2
-_ALONE = {SSNET: EXSSNET, NAIVE: INDEPENDENT}
+_ALONE = {SSNET: EXSSNET, WITH_KKT: EXSSNET, NAIVE: INDEPENDENT}
 """Whose first task tells what a method reaches alone, where that is the same by construction."""
 
 
@@ -47,7 +59,7 @@ def choose_stream_rates(ledger: Ledger, wanted: Wanted, bench: Bench) -> None:
     """
     stream = held_out(bench.tasks(_RATE_SEED, wanted.examples, bench.tests))[:_RATE_TASKS]
     note = _note(wanted, bench)
-    for arm in wanted.arms:
+    for arm in [arm for arm in wanted.arms if arm not in SAME_RATES]:
         for density in _densities(arm, wanted.densities):
             for mask_rate, weight_rate in rates(arm):
                 group = f"{mask_rate:g} {weight_rate:g}"

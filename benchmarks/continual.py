@@ -20,7 +20,7 @@ from pathlib import Path
 import _adaptor
 import numpy as np
 from _command import begin, finish, ledger_of, options
-from _continual_arms import ARMS, EXSSNET
+from _continual_arms import ARMS, EXSSNET, WITH_KKT
 from _continual_cost import BITS, COST, CUT, STEP, measure_cost
 from _continual_peer import ORIGINAL, REPOSITORIES, over_original, run_original
 from _continual_runs import (
@@ -77,7 +77,12 @@ def figures(ledger: Ledger, *, notes: Collection[str]) -> tuple[dict[str, float 
     )
     cost = ledger.section(COST)
     real = [row for name in BENCHES for row in ledger.section(name)]
-    ours = [row for rows in (permuted, hundred, real) for row in pick(rows, method=EXSSNET)]
+    ours = [
+        row
+        for rows in (permuted, hundred, real)
+        for arm in (EXSSNET, WITH_KKT)
+        for row in pick(rows, method=arm)
+    ]
     last = pick(hundred, method=EXSSNET, metric=ENDS)
     found: dict[str, list[float]] = {
         **{f"gain_over_supsup_{round(100 * d):02d}": gain(permuted, d) for d in (0.02, 0.05, 0.1)},
