@@ -22,7 +22,7 @@ import _emergent_arms as arms
 import numpy as np
 import torch
 from _command import begin, finish, ledger_of, options
-from _emergent_arms import ARMS, DENSE, HALF, MAIN, PARTS, QUARTER, REVERTED, TASKS
+from _emergent_arms import ARMS, DENSE, HALF, ORDER, PARTS, QUARTER, REVERTED, TASKS
 from _minilm import model_folder
 from _record import Ledger, Row, columns, pick, say, table
 from scipy import stats
@@ -264,7 +264,8 @@ def main() -> None:
         runs = Runs(ledger, arguments)
         rate = tune(runs)
         if "tasks" in wanted:
-            for names in (MAIN, [name for name in ARMS if name not in MAIN]):
+            first = [name for names in ORDER for name in names]
+            for names in (*ORDER, [name for name in ARMS if name not in first]):
                 for seed in arguments.seeds:
                     for task in TASKS:
                         for name in names:
