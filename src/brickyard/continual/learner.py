@@ -26,7 +26,7 @@ from brickyard.continual.layers import MaskedLayer, OwnPart
 from brickyard.continual.network import TaskNetwork, TaskRecord
 from brickyard.continual.settings import LearnSettings
 from brickyard.continual.store import TaskFolder
-from brickyard.continual.transfer import Suited, find_suited, start_scores
+from brickyard.continual.transfer import Suited, find_suited, start_parts_, start_scores
 from brickyard.core.errors import ConfigError, DataError, TrainError
 
 Progress = Callable[[int, int, float], None]
@@ -303,10 +303,11 @@ class _Run:
             return None, 0.0
         started = time.perf_counter()
         suited = find_suited(self.network, self.examples, settings=self.settings, generator=self.generator)
-        if suited.start:
+        if suited.nearest is not None:
             scores = start_scores(self.network, suited.start, self._fresh)
             for path, layer in self.network.layers.items():
                 layer.begin_masks(scores[path])
+            start_parts_(self.network, suited.nearest)
         return suited, time.perf_counter() - started
 
     def _fresh(self, pool: Tensor) -> Tensor:

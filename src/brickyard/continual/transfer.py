@@ -41,12 +41,14 @@ class Suited:
         random_mask: The same for a random mask.
         accepted: Names of the tasks whose features are better.
         start: Names of the tasks that the new mask starts from.
+        nearest: The one of them whose features are best; None if there is none.
     """
 
     accuracies: tuple[float, ...]
     random_mask: float
     accepted: tuple[str, ...]
     start: tuple[str, ...]
+    nearest: str | None
 
 
 def find_suited(
@@ -79,10 +81,9 @@ def find_suited(
     better = [_is_better(found, random_mask, z) for found in seen]
     accuracies = tuple(float(found.mean()) for found in seen)
     accepted = tuple(task for task, is_better in zip(earlier, better, strict=True) if is_better)
-    start = accepted
-    if settings.transfer == "best" and accepted:
-        start = (max(accepted, key=lambda task: accuracies[earlier.index(task)]),)
-    return Suited(accuracies, float(random_mask.mean()), accepted, start)
+    nearest = max(accepted, key=lambda task: accuracies[earlier.index(task)], default=None)
+    start = (nearest,) if settings.transfer == "best" and nearest is not None else accepted
+    return Suited(accuracies, float(random_mask.mean()), accepted, start, nearest)
 
 
 def _is_better(found: Right, other: Right, z: float) -> bool:
@@ -142,6 +143,19 @@ def _before_head(network: TaskNetwork, inputs: Tensor) -> Tensor:
     finally:
         handle.remove()
     return torch.cat(found)
+
+
+def start_parts_(network: TaskNetwork, task: str) -> None:
+    """Give the last task the normalisation and the biases of an earlier one, but for those of heads.
+
+    Args:
+        network: The network, whose last task is new; changed.
+        task: Name of the earlier task.
+    """
+    number = network.tasks.number_of(task)
+    for part in network.parts.values():
+        if not part.is_head:
+            part.load_task_state(part.task_state(number))
 
 
 def start_scores(
