@@ -47,12 +47,29 @@ def test_a_related_task_is_started_from_and_left_as_it_is(taught, quick):
     assert torch.equal(network.scores("parity", parity(seed=2).tensors[0]), answers)
 
 
+def test_normalisation_and_biases_start_from_the_related_task_and_heads_do_not(taught, quick):
+    network = taught.network
+    taught.settings = quick(mask_epochs=1, mask_rate=1e-9, weight_epochs=1, weight_rate=1e-9, transfer="best")
+    learned = taught.learn("flipped", parity(seed=3, flipped=True), num_classes=2)
+    assert learned.suited.nearest == "parity"
+    same = {
+        path: all(
+            torch.allclose(tensor, part.task_state(0)[name])
+            for name, tensor in part.task_state(2).items()
+            if name in ("bias", "weight")
+        )
+        for path, part in network.parts.items()
+    }
+    assert same == {path: not part.is_head for path, part in network.parts.items()}
+
+
 def test_an_unrelated_task_starts_at_random(taught, quick):
     taught.settings = quick(mask_epochs=1, mask_rate=1e-9, weight_epochs=1, transfer="best")
     inputs, labels = parity(seed=4).tensors
     other = TensorDataset(inputs.flip(1), labels)
     learned = taught.learn("other", other, num_classes=2)
     assert learned.suited.accepted == learned.suited.start == ()
+    assert learned.suited.nearest is None
     assert float(taught.network.overlap()[0, 2]) < 0.6
 
 
