@@ -94,7 +94,7 @@ def _measure(ledger: Ledger, arguments: argparse.Namespace, wanted: Sequence[str
     def time_of(table: Table) -> None:
         from _search_time import sampler_time
 
-        sampler_time(ledger, _fronts_of(table)[0], seeds=1 if quick else len(seeds or range(3)))
+        sampler_time(ledger, _fronts_of(table)[0], seeds=1 if quick else len(seeds or range(5)))
 
     def warm(table: Table) -> None:
         from _search_supernets import warm_start

@@ -25,6 +25,11 @@ def non_dominated(values: Values) -> npt.NDArray[np.bool_]:
     count = len(values)
     keep = np.zeros(count, dtype=bool)
     order = np.lexsort(values.T[::-1])
+    if values.shape[1] == 2:  # better in the second objective than all that are as good in the first
+        second = values[order, 1]
+        keep[order[:1]] = True
+        keep[order[1:]] = second[1:] < np.minimum.accumulate(second)[:-1]
+        return keep
     front = np.empty((0, values.shape[1]))
     for place in order:
         if not (front <= values[place]).all(1).any():

@@ -22,6 +22,8 @@ from brickyard.search.genes import Genes, Rows
 from brickyard.search.improvement import expected_below, expected_improvement
 from brickyard.search.model import Features, Model, stack
 from brickyard.search.narrow import Domains
+from brickyard.search.predictors.base import Together
+from brickyard.search.threads import one_blas_thread
 from brickyard.search.transfer import Earlier, told_first
 
 _SHORTLIST = 300
@@ -102,6 +104,10 @@ class Proposer:
             Genes `[proposals, columns]`, all different and none of them known; fewer than `count`, or none,
             where the space has no more.
         """
+        with one_blas_thread():
+            return self._propose(known, count, rng)
+
+    def _propose(self, known: Measured, count: int, rng: np.random.Generator) -> Rows:
         targets = stack(
             [
                 model.fit(known.rows, column)
@@ -147,18 +153,18 @@ class Proposer:
         """Return what is best in some view or alone, and the worst values that count."""
         reference = self._reference(front, targets)
         kept: set[int] = set()
-        for turn in range(self._turns):
-            mean, deviation = self._predict(free, turn)
+        for turn, joint in enumerate(self._by_turns(free)):
+            mean, deviation = _predicted(joint)
             gain = self._gain(mean, deviation, front, reference)
             kept.update(_first(gain, _SHORTLIST // self._turns))
             if turn == 0:
                 kept.update(_first(self._gain_alone(mean, deviation, front, reference), _BEST_ALONE))
         return free[sorted(kept)], reference
 
-    def _predict(self, rows: Rows, turn: int) -> tuple[Values, Values]:
-        """Return means and deviations, `[points, objectives and constraints]` each."""
-        found = [model.predict(rows, turn) for model in self.models]
-        return stack([mean for mean, _ in found]), stack([deviation for _, deviation in found])
+    def _by_turns(self, rows: Rows) -> list[list[Together]]:
+        """Predict points by every view; return, for each turn, the view of each objective and constraint."""
+        joint = [model.together(rows) for model in self.models]
+        return [[views[turn % len(views)] for views in joint] for turn in range(self._turns)]
 
     def _gain(self, mean: Values, deviation: Values, front: Values, reference: Values) -> Values:
         """Return the expected improvement of points, times the chance that they meet all constraints."""
@@ -189,19 +195,18 @@ class Proposer:
     def _batch(self, rows: Rows, front: Values, reference: Values, known: Measured, count: int) -> Rows:
         """Draw points one by one, each supposing the values of those before; the views take turns."""
         points = np.vstack([known.pending, rows])
-        joint = [model.together(points) for model in self.models]
-        turns = [[views[turn % len(views)] for views in joint] for turn in range(self._turns)]
+        turns = self._by_turns(points)
+        views = list({id(part): part for turn in turns for part in turn}.values())
         picked = list(range(len(known.pending)))
-        for part in (part for views in joint for part in views):
+        for part in views:
             for index in picked:
                 part.suppose(index)
-        best = stack([views[0].mean for views in joint])[:, : self.num_objectives]
+        best = stack([part.mean for part in turns[0]])[:, : self.num_objectives]
         supposed = np.vstack([front, best[picked]])
         chosen: list[int] = []
         while len(chosen) < min(count, len(rows)):
             turn = turns[len(chosen) % len(turns)]
-            mean = stack([part.mean for part in turn])
-            deviation = stack([part.deviation for part in turn])
+            mean, deviation = _predicted(turn)
             supposed = supposed[non_dominated(supposed)]
             drawn = len(known.rows) + len(picked)
             gain = (self._gain_alone if drawn % _ALONE == 0 else self._gain)(
@@ -211,10 +216,15 @@ class Proposer:
             index = int(np.argmax(gain))
             picked.append(index)
             chosen.append(index)
-            for part in (part for views in joint for part in views):
+            for part in views:
                 part.suppose(index)
             supposed = np.vstack([supposed, mean[index, : self.num_objectives]])
         return points[chosen]
+
+
+def _predicted(turn: Sequence[Together]) -> tuple[Values, Values]:
+    """Return means and deviations, `[points, objectives and constraints]` each."""
+    return stack([part.mean for part in turn]), stack([part.deviation for part in turn])
 
 
 def _first(gain: Values, count: int) -> list[int]:

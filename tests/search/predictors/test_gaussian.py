@@ -73,3 +73,11 @@ def test_equal_values_and_a_single_point(rng):
     assert mean == pytest.approx(np.full(5, 3.0))
     assert (deviation > 0).all()
     assert GaussianProcess().fit(x[:1], np.array([2.0])).predict(x)[0].shape == (5,)
+
+
+def test_points_are_predicted_alike_in_any_company(rng):
+    x, points = rng.random((40, 3)), rng.random((700, 3))
+    process = GaussianProcess().fit(x, wave(x))
+    together, alone = process.predict(points), [process.predict(points[[place]]) for place in (0, 300, 699)]
+    for part in range(2):
+        assert together[part][[0, 300, 699]] == pytest.approx([found[part][0] for found in alone], rel=1e-9)

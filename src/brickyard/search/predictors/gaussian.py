@@ -8,17 +8,39 @@ the last fit left off.
 
 from __future__ import annotations
 
-from typing import Self
+from typing import NamedTuple, Self
 
 import numpy as np
-from scipy.linalg import cho_solve, cholesky, solve_triangular
+from scipy.linalg import cho_solve, cholesky
+from scipy.linalg.blas import dtrmm
+from scipy.linalg.lapack import dpotri, dtrtri
 from scipy.optimize import minimize
 
 from brickyard.search.predictors.base import PREDICTORS, Array
+from brickyard.search.threads import one_blas_thread
 
 _JITTER = 1e-8
 _TUNED_ON = 256
+_CHUNK = 256  # points whose kernel fits into the processor's cache
 _ROOT5 = float(np.sqrt(5.0))
+
+
+class _Side(NamedTuple):
+    """What the kernel needs of points.
+
+    Attributes:
+        scaled: Features times sqrt(5) over the length scales, `[points, width]`.
+        squares: Their squared norms, `[points]`.
+        centred: Features around 0, `[points, width]`.
+    """
+
+    scaled: Array
+    squares: Array
+    centred: Array
+
+    def part(self, places: slice) -> _Side:
+        """Return the side of some of the points."""
+        return _Side(self.scaled[places], self.squares[places], self.centred[places])
 
 
 @PREDICTORS.add("gaussian")
@@ -38,7 +60,8 @@ class GaussianProcess:
     def __init__(self, seed: int = 0, *, steps: int = 60, more_steps: int = 8) -> None:
         self.seed, self.steps, self.more_steps = seed, steps, more_steps
         self.state: Array | None = None
-        self._x, self._factor, self._alpha = np.zeros((0, 0)), np.zeros((0, 0)), np.zeros(0)
+        self._known = _Side(np.zeros((0, 0)), np.zeros(0), np.zeros((0, 0)))
+        self._inverse, self._alpha = np.zeros((0, 0)), np.zeros(0)
         self._mean, self._scale = 0.0, 1.0
 
     def fit(self, x: Array, y: Array, *, tune: bool = True) -> Self:
@@ -52,6 +75,10 @@ class GaussianProcess:
         Returns:
             Itself.
         """
+        with one_blas_thread():
+            return self._fit(x, y, tune=tune)
+
+    def _fit(self, x: Array, y: Array, *, tune: bool) -> Self:
         self._mean, self._scale = float(y.mean()), float(y.std()) or 1.0
         z = (y - self._mean) / self._scale
         width = x.shape[1]
@@ -73,19 +100,25 @@ class GaussianProcess:
             )
             start = found.x
         self.state = np.asarray(start)
-        self._x = x
-        kernel = self._kernel(x, x)
+        self._known = self._side(x)
+        kernel = self._kernel(self._known, self._known)
         kernel[np.diag_indices(len(x))] += np.exp(self.state[2]) + _JITTER
-        self._factor = cholesky(kernel, lower=True, check_finite=False)
-        self._alpha = cho_solve((self._factor, True), z, check_finite=False)
+        factor = cholesky(kernel, lower=True, check_finite=False)
+        self._alpha = cho_solve((factor, True), z, check_finite=False)
+        self._inverse = dtrtri(factor, lower=1)[0]
         return self
 
-    def _kernel(self, a: Array, b: Array) -> Array:
+    def _side(self, x: Array) -> _Side:
+        assert self.state is not None
+        scaled = x * (_ROOT5 * np.exp(-self.state[3:]))
+        return _Side(scaled, (scaled**2).sum(1), x - 0.5)
+
+    def _kernel(self, a: _Side, b: _Side) -> Array:
         assert self.state is not None
         linear, matern, _ = np.exp(self.state[:3])
-        weights = np.exp(-self.state[3:])
-        kernel: Array = matern * _matern(_distances(a * weights, b * weights))
-        kernel += linear * ((a - 0.5) @ (b - 0.5).T)
+        kernel = _matern(_distances(a, b))
+        kernel *= matern
+        kernel += (linear * a.centred) @ b.centred.T
         return kernel
 
     def predict(self, x: Array) -> tuple[Array, Array]:
@@ -100,23 +133,24 @@ class GaussianProcess:
         joint = self.joint(x)
         return joint.mean, joint.deviation
 
-    def _own(self, x: Array) -> Array:
-        assert self.state is not None
-        linear, matern, _ = np.exp(self.state[:3])
-        own: Array = matern + linear * ((x - 0.5) ** 2).sum(1)
-        return own
-
     def joint(self, x: Array) -> Joint:
         """Predict points together, so that some of them can be supposed known.
 
         Args:
             x: Features `[points, width]`.
         """
-        cross = self._kernel(self._x, x)
-        half = solve_triangular(self._factor, cross, lower=True, check_finite=False)
         assert self.state is not None
-        variance = np.maximum(self._own(x) - np.einsum("ij,ij->j", half, half), 1e-12)
-        return Joint(self, x, half, self._mean + self._scale * (cross.T @ self._alpha), variance)
+        linear, matern, _ = np.exp(self.state[:3])
+        side = self._side(x)
+        half, mean = np.empty((len(x), len(self._alpha))), np.empty(len(x))
+        for first in range(0, len(x), _CHUNK):
+            part = slice(first, first + _CHUNK)
+            cross = self._kernel(side.part(part), self._known)
+            mean[part] = cross @ self._alpha
+            half[part] = dtrmm(1.0, self._inverse, cross.T, lower=1, overwrite_b=1).T
+        own = matern + linear * (side.centred**2).sum(1)
+        variance = np.maximum(own - np.einsum("ij,ij->i", half, half), 1e-12)
+        return Joint(self, side, half, self._mean + self._scale * mean, variance)
 
 
 class Joint:
@@ -128,8 +162,11 @@ class Joint:
             known.
     """
 
-    def __init__(self, process: GaussianProcess, x: Array, half: Array, mean: Array, variance: Array) -> None:
-        self.process, self.x, self.half, self.mean, self.variance = process, x, half, mean, variance
+    def __init__(
+        self, process: GaussianProcess, side: _Side, half: Array, mean: Array, variance: Array
+    ) -> None:
+        self.process, self.side, self.half = process, side, half
+        self.mean, self.variance = mean, variance
         self._more: list[Array] = []
 
     @property
@@ -143,7 +180,8 @@ class Joint:
         """Take the value of a point as known, as large as its mean (kriging believer); means stay."""
         process = self.process
         assert process.state is not None
-        row = process._kernel(self.x[index : index + 1], self.x)[0] - self.half[:, index] @ self.half
+        row = process._kernel(self.side.part(slice(index, index + 1)), self.side)[0]
+        row -= self.half @ self.half[index]
         for more in self._more:
             row -= more[index] * more
         noise = float(np.exp(process.state[2])) + _JITTER
@@ -157,20 +195,23 @@ def _prior(width: int) -> tuple[float, float]:
     return float(np.sqrt(2.0) + 0.5 * np.log(max(1, width))), float(np.sqrt(3.0))
 
 
-def _distances(a: Array, b: Array) -> Array:
-    squares: Array = (a**2).sum(1)[:, None] + (b**2).sum(1)[None] - 2.0 * (a @ b.T)
+def _distances(a: _Side, b: _Side) -> Array:
+    """Return the distances of scaled points times sqrt(5), `[points of a, points of b]`."""
+    squares: Array = (-2.0 * a.scaled) @ b.scaled.T
+    squares += a.squares[:, None]
+    squares += b.squares
     np.maximum(squares, 0.0, out=squares)
     return np.sqrt(squares, out=squares)
 
 
 def _matern(distance: Array) -> Array:
-    scaled = _ROOT5 * distance
-    kernel: Array = scaled * (1.0 / 3.0)
+    """Return the kernel for distances times sqrt(5), which are overwritten."""
+    kernel: Array = distance * (1.0 / 3.0)
     kernel += 1.0
-    kernel *= scaled
+    kernel *= distance
     kernel += 1.0
-    np.negative(scaled, out=scaled)
-    kernel *= np.exp(scaled, out=scaled)
+    np.negative(distance, out=distance)
+    kernel *= np.exp(distance, out=distance)
     return kernel
 
 
@@ -178,18 +219,21 @@ def _loss(state: Array, x: Array, z: Array, prior: tuple[float, float]) -> tuple
     """Return the negative log posterior per point and its gradient."""
     count = len(z)
     linear, matern, noise = np.exp(state[:3])
-    weights = np.exp(-state[3:])
-    scaled = x * weights
-    distance = _distances(scaled, scaled)
-    shape = _matern(distance)
-    inner = (x - 0.5) @ (x - 0.5).T
+    scaled = x * (_ROOT5 * np.exp(-state[3:]))
+    side = _Side(scaled, (scaled**2).sum(1), x - 0.5)
+    distance = _distances(side, side)
+    decay = np.exp(-distance)
+    steep = (1.0 + distance) * decay
+    shape = steep + distance**2 * (decay * (1.0 / 3.0))
+    inner = side.centred @ side.centred.T
     kernel = matern * shape + linear * inner
     kernel[np.diag_indices(count)] += noise + _JITTER
     try:
         factor = cholesky(kernel, lower=True, check_finite=False)
     except np.linalg.LinAlgError:
         return 1e6, np.zeros_like(state)
-    inverse = cho_solve((factor, True), np.eye(count), check_finite=False)
+    lower = np.tril(dpotri(factor, lower=1)[0])
+    inverse = lower + np.tril(lower, -1).T
     alpha = inverse @ z
     value = 0.5 * z @ alpha + np.log(np.diag(factor)).sum()
     outer = 0.5 * (inverse - np.outer(alpha, alpha))
@@ -197,8 +241,8 @@ def _loss(state: Array, x: Array, z: Array, prior: tuple[float, float]) -> tuple
     gradient[0] = linear * (outer * inner).sum()
     gradient[1] = matern * (outer * shape).sum()
     gradient[2] = noise * np.trace(outer)
-    # dk/d(log length) = (5/3) (1 + sqrt5 r) exp(-sqrt5 r) (difference / length)^2
-    core = outer * matern * (5.0 / 3.0) * (1.0 + _ROOT5 * distance) * np.exp(-_ROOT5 * distance)
+    # with s = sqrt5 r, dk/d(log length) = (1 + s) exp(-s) (sqrt5 difference / length)^2 / 3
+    core = outer * ((matern / 3.0) * steep)
     sums = core.sum(1)
     gradient[3:] = 2.0 * ((scaled**2 * sums[:, None]).sum(0) - (scaled * (core @ scaled)).sum(0))
     middle, spread = prior
