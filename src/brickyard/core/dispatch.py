@@ -22,6 +22,7 @@ import time
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -117,7 +118,10 @@ class _Work(NamedTuple):
         """Return all pairs, sorted by expert: their tokens, how many each expert has, and their shares."""
         use_P = self.use.reshape(-1)
         small = use_P.to(torch.uint8 if self.num_experts <= 256 else torch.int32)  # sorted faster than int64
-        order_P = small.argsort(stable=True)
+        if small.is_cpu:  # numpy sorts bytes by counting
+            order_P = torch.from_numpy(np.argsort(small.numpy(), kind="stable"))
+        else:
+            order_P = small.argsort(stable=True)
         tokens_P = order_P.div(self.use.shape[1], rounding_mode="floor")
         share_P1 = None if self.share is None else self.share.reshape(-1, 1).index_select(0, order_P)
         return tokens_P, torch.bincount(use_P, minlength=self.num_experts), share_P1
