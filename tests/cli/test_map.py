@@ -6,6 +6,7 @@ import random
 import pytest
 import torch
 
+from brickyard.core.errors import ArtifactError
 from brickyard.modularize import load_map, modularize_transformer, save_modular
 
 transformers = pytest.importorskip("transformers")
@@ -87,6 +88,24 @@ def test_a_map_is_written_and_a_model_cut_from_it(run, model, texts, tmp_path):
     again = json.loads((tmp_path / "small" / "pruned.json").read_text())
     assert again["change"] == record["change"]
     assert transformers.AutoTokenizer.from_pretrained(tmp_path / "small").pad_token == "[PAD]"
+
+
+def test_a_map_that_was_stopped_goes_on(run, model, texts, tmp_path, monkeypatch):
+    def stop(*values, **more):
+        raise ArtifactError("no room on the disk")
+
+    out, settings = tmp_path / "map", ("--change-texts", "4")
+    with monkeypatch.context() as patch:
+        patch.setattr("brickyard.modularize.save_map", stop)
+        assert run(*command(model, texts, out, *settings)).exit_code == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["map.mapping"]
+    done = run(*command(model, texts, out, "--seed", "1", *settings))
+    assert done.exit_code == 1
+    assert "is of another run" in done.stderr
+    done = run(*command(model, texts, out, *settings))
+    assert done.exit_code == 0, done.output
+    assert "activity" not in done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["map"]
 
 
 def test_experts_of_neurons_that_are_active_together(run, model, texts, tmp_path):

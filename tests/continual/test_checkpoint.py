@@ -6,7 +6,7 @@ from torch import nn
 from torch.utils.data import TensorDataset
 
 from brickyard.continual import Learner, masked
-from brickyard.continual.checkpoint import Checkpoint
+from brickyard.core.checkpoint import Checkpoint
 from brickyard.core.errors import TrainError
 
 
@@ -82,7 +82,7 @@ def test_a_checkpoint_of_another_run_is_refused(blobs, quick, tmp_path):
 
 def test_a_file_that_is_no_checkpoint_is_refused(tmp_path):
     file = tmp_path / "task.learning"
-    assert Checkpoint(file, {}).load() is None
+    assert Checkpoint(file, {}, work="a task").load() is None
     file.write_bytes(b"nothing of that kind")
     with pytest.raises(TrainError, match="no checkpoint of a task"):
-        Checkpoint(file, {}).load()
+        Checkpoint(file, {}, work="a task").load()

@@ -7,6 +7,7 @@ from torch import nn
 from brickyard.core.errors import DataError, ModularizeError
 from brickyard.modularize.brick_map import LOCATE, Changes, map_bricks, random_neurons
 from brickyard.modularize.function_scores import function_scores, split_texts
+from brickyard.modularize.map_folder import map_record
 from brickyard.modularize.neurons import NeuronProbe
 from brickyard.modularize.text_encoder import Tokens
 
@@ -144,6 +145,56 @@ def test_what_does_not_fit_is_refused(changed, error, message):
     texts, labels = labelled(2)
     with pytest.raises(error, match=message):
         map_bricks(probe_of("bert"), texts, labels, **{"functions": FUNCTIONS, **changed})
+
+
+class Stopped(Exception):
+    """The process ends here."""
+
+
+@pytest.mark.parametrize("stage", ["activity", "scores", "perturbation"])
+def test_a_map_that_was_stopped_goes_on(stage, tmp_path):
+    def stop(at, done, total, text):
+        if (at, done) == (stage, total):
+            raise Stopped
+
+    file, experts = tmp_path / "work" / "map", [torch.arange(16) // 4, None, torch.arange(16) % 2]
+    settings = {"experts": experts, "seed": 2, "checkpoint": file}
+    with pytest.raises(Stopped):
+        mapped(progress=stop, **settings)
+    assert file.exists() == (stage == "perturbation")
+    steps = []
+    _, found = mapped(progress=lambda *step: steps.append(step), **settings)
+    _, whole = mapped(experts=experts, seed=2)
+    assert map_record(found) == map_record(whole)
+    for one, other in zip(found.layers, whole.layers, strict=True):
+        left, right = one.tensors("layer"), other.tensors("layer")
+        assert left.keys() == right.keys()
+        assert all(torch.equal(left[name], right[name]) for name in left)
+    again = {"activity", "scores"} & {at for at, *_ in steps}
+    assert again == (set() if stage == "perturbation" else {"activity", "scores"})
+
+
+def test_a_map_stopped_between_changes_makes_those_that_lack(tmp_path):
+    def stop(at, done, total, text):
+        if (at, done) == ("perturbation", 5):
+            raise Stopped
+
+    with pytest.raises(Stopped):
+        mapped(progress=stop, checkpoint=tmp_path / "map")
+    steps = []
+    _, found = mapped(progress=lambda *step: steps.append(step), checkpoint=tmp_path / "map")
+    assert [done for at, done, *_ in steps] == [6, 7, 8]
+    assert map_record(found) == map_record(mapped()[1])
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [({"seed": 1}, "seed: it has 0, this run 1"), ({"shares": (0.0,)}, "shares: it has"), ({}, "model: it")],
+)
+def test_a_checkpoint_of_another_map_is_refused(changed, message, tmp_path):
+    mapped(checkpoint=tmp_path / "map")
+    with pytest.raises(ModularizeError, match=message):
+        mapped(**({} if changed else {"kind": "llama"}), **changed, checkpoint=tmp_path / "map")
 
 
 def test_the_change_of_a_language_model_is_that_of_its_perplexity():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -77,7 +78,8 @@ def map(
     """Map which neurons of a trained transformer serve which function, such as a language or a kind of text.
 
     Neurons are located on one half of the texts; scores, and what switching them off changes, are of the
-    other half. Writes map.html with heat maps, map.json, csv files, and the scores of all neurons.
+    other half. Writes map.html with heat maps, map.json, csv files, and the scores of all neurons. A run that
+    is stopped goes on where it was when the same command is given again.
     """
     need_libraries()
     if out.exists():
@@ -98,9 +100,17 @@ def map(
         split = [*partition_probe(probe, experts, **grouping)]
     settings: dict[str, Any] = {"share": share, "locate": locate, "seed": seed, "random_sets": _DRAWS}
     settings["change_texts"] = change_texts
+    work = out.absolute().with_name(out.name + ".mapping")
     with Meter() as meter:
         made = map_bricks(
-            probe, found.texts, found.labels, found.functions, **settings, experts=split, progress=meter
+            probe,
+            found.texts,
+            found.labels,
+            found.functions,
+            **settings,
+            experts=split,
+            progress=meter,
+            checkpoint=work / "map.safetensors",
         )
         record, beside = map_record(made), None
         if control:
@@ -119,6 +129,7 @@ def map(
                 experts=own,
                 shares=(),
                 progress=tell,
+                checkpoint=work / "control.safetensors",
             )
             beside = map_record(untrained)
     provenance = {
@@ -136,6 +147,7 @@ def map(
         if beside is not None:
             write_json(place / "control.json", beside)
         write_text(place / "map.html", render_map(record, beside, title=Path(model).name))
+    shutil.rmtree(work)
     if as_json:
         typer.echo(json.dumps({**record, "control": beside, "folder": str(out)}))
         return

@@ -20,14 +20,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from brickyard.continual.checkpoint import Checkpoint, identity_of
-from brickyard.continual.examples import Examples, epoch, everything, steps_of, take
+from brickyard.continual.examples import Examples, count, epoch, everything, steps_of, take
 from brickyard.continual.layers import MaskedLayer, OwnPart
 from brickyard.continual.network import TaskNetwork, TaskRecord
 from brickyard.continual.settings import LearnSettings
 from brickyard.continual.store import TaskFolder
 from brickyard.continual.transfer import Suited, find_suited, start_parts_, start_scores
+from brickyard.core.checkpoint import Checkpoint, content_digest
 from brickyard.core.errors import ConfigError, DataError, TrainError
+
+_PROBED = 32  # examples whose content tells data apart
 
 Progress = Callable[[int, int, float], None]
 """Called after each step with the steps done, all steps, and the loss."""
@@ -117,8 +119,8 @@ class Learner:
         tasks, number = self.network.tasks, len(self.network.records)
         kept = None
         if checkpoint is not None:
-            about = identity_of(self.network, name, examples, num_classes)
-            kept = Checkpoint(checkpoint, {**about, **self.settings.to_json()})
+            about = _identity(self.network, name, examples, num_classes)
+            kept = Checkpoint(checkpoint, {**about, **self.settings.to_json()}, work="a task")
             kept.load()  # refuses a file of another run before anything is changed
         in_use = tasks.value
         tasks.add(name)
@@ -376,6 +378,28 @@ class _Run:
             epochs = settings.mask_epochs + settings.weight_epochs
             self.progress(self.steps, epochs * steps_of(self.examples, settings.batch_size), value)
         return value
+
+
+def _identity(network: TaskNetwork, name: str, examples: Examples, num_classes: int) -> dict[str, Any]:
+    """Return what decides the learning of a task beside the settings.
+
+    Args:
+        network: The network before the task.
+        name: Name of the task.
+        examples: Its examples; their number and the first and last ones stand for all.
+        num_classes: Number of classes.
+    """
+    number = count(examples)
+    places = sorted({*range(min(number, _PROBED)), *range(max(0, number - _PROBED), number)})
+    pools = (layer.pool for layer in network.layers.values())
+    return {
+        "task": name,
+        "num_classes": num_classes,
+        "examples": number,
+        "content": content_digest(iter(take(examples, places))),
+        "earlier tasks": [record.name for record in network.records],
+        "weights": content_digest(pools),
+    }
 
 
 def _restore_adam(optimizer: torch.optim.Optimizer, kept: Mapping[str, Tensor]) -> None:

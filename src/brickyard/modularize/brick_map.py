@@ -17,14 +17,19 @@ Shape suffixes: F functions, N neurons, E experts, K located neurons, R random s
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal, Self
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from brickyard.core.checkpoint import Checkpoint, content_digest
 from brickyard.core.errors import DataError, ModularizeError
 from brickyard.modularize.function_scores import (
     Enrichment,
@@ -39,6 +44,8 @@ from brickyard.modularize.neurons import NeuronProbe
 Locate = Literal["weighted", "score"]
 LOCATE: tuple[Locate, ...] = ("weighted", "score")
 SHARES = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
+_ALWAYS = ("first_scores", "scores", "located", "output", "value_norms")
+_MAYBE = ("experts", "expert_scores")
 Progress = Callable[[str, int, int, str], None]
 """Called with a stage, steps done, steps in all, and what is worked on."""
 
@@ -69,6 +76,31 @@ class LayerMap:
     experts: Tensor | None
     expert_scores: Tensor | None
     enrichment: Mapping[str, Enrichment]
+
+    def record(self) -> dict[str, Any]:
+        """Return what is no tensor, as JSON values."""
+        tests = {name: asdict(test) for name, test in self.enrichment.items()}
+        return {"path": self.path, "enrichment": tests}
+
+    def tensors(self, prefix: str) -> dict[str, Tensor]:
+        """Return the tensors by name, each in memory of its own."""
+        found = {name: getattr(self, name) for name in (*_ALWAYS, *_MAYBE)}
+        return {f"{prefix}.{name}": value.clone() for name, value in found.items() if value is not None}
+
+    @classmethod
+    def load(cls, record: Mapping[str, Any], tensors: Mapping[str, Tensor], prefix: str) -> Self:
+        """Build it from what `record` and `tensors` gave.
+
+        Raises:
+            KeyError: Something is lacking.
+            TypeError: Something is too much.
+        """
+        return cls(
+            path=record["path"],
+            enrichment={name: Enrichment(**test) for name, test in record["enrichment"].items()},
+            **{name: tensors[f"{prefix}.{name}"] for name in _ALWAYS},
+            **{name: tensors.get(f"{prefix}.{name}") for name in _MAYBE},  # type: ignore[arg-type]
+        )
 
     def best(self) -> Tensor:
         """Return the held-out score of the neuron that scored best before, `[functions]`."""
@@ -167,6 +199,7 @@ def map_bricks(
     change_texts: int | None = None,
     seed: int = 0,
     progress: Progress = lambda stage, done, total, text: None,
+    checkpoint: str | Path | None = None,
 ) -> BrickMap:
     """Map the functions of a transformer's neurons.
 
@@ -185,13 +218,16 @@ def map_bricks(
         change_texts: Most held-out texts of a function that changes are measured on; all if None.
         seed: Seed of the split and of random neurons.
         progress: Called after each step.
+        checkpoint: File that is written when neurons are scored and after each change. Where it is there,
+            what was done is not done again; it stays until it is removed.
 
     Returns:
         The map.
 
     Raises:
         DataError: A function lacks texts, or names and labels do not fit.
-        ModularizeError: A share is out of range, or experts do not fit the model.
+        ModularizeError: A share is out of range, experts do not fit the model, or the checkpoint is of
+            another map.
     """
     if len(set(functions)) != len(functions) or set(labels) != set(range(len(functions))):
         raise DataError(
@@ -208,36 +244,71 @@ def map_bricks(
     _check_experts(probe, experts)
     first, heldout = split_texts(labels, seed=seed)
     few = first_of_each(heldout, labels, change_texts)
-    activity = probe.activity(texts, progress=lambda done, total: progress("activity", done, total, "texts"))
-    layers: list[LayerMap] = []
-    for place, (part, values) in enumerate(zip(probe.parts, activity, strict=True)):
-        layers.append(
-            _layer(
-                part.keys,
-                values,
-                probe.value_norms[place],
-                labels,
-                (first, heldout),
-                share=share,
-                locate=locate,
-                experts_N=None if experts is None else experts[place],
-                seed=seed,
-            )
+    kept = None
+    if checkpoint is not None:
+        identity = {
+            "texts": [list(functions), list(texts), list(labels)],
+            "model": content_digest(probe.model.state_dict().values()),
+            "experts": None if experts is None else content_digest(t for t in experts if t is not None),
+            "max_tokens": probe.tokens.max_tokens,
+            "batch_size": probe.batch_size,
+            "share": share,
+            "locate": locate,
+            "shares": list(shares),
+            "random_sets": random_sets,
+            "change_texts": change_texts,
+            "seed": seed,
+        }
+        identity["texts"] = hashlib.sha256(json.dumps(identity["texts"]).encode()).hexdigest()
+        kept = Checkpoint(checkpoint, identity, work="a map", error=ModularizeError)
+    tensors, told = (None if kept is None else kept.load()) or ({}, {})
+    layers = [
+        LayerMap.load(record, tensors, f"layers.{place}")
+        for place, record in enumerate(told.get("layers", ()))
+    ]
+    found = list(tensors.get("found", ()))
+    if not layers:
+        activity = probe.activity(
+            texts, progress=lambda done, total: progress("activity", done, total, "texts")
         )
-        progress("scores", place + 1, len(activity), part.keys)
+        for place, (part, values) in enumerate(zip(probe.parts, activity, strict=True)):
+            layers.append(
+                _layer(
+                    part.keys,
+                    values,
+                    probe.value_norms[place],
+                    labels,
+                    (first, heldout),
+                    share=share,
+                    locate=locate,
+                    experts_N=None if experts is None else experts[place],
+                    seed=seed,
+                )
+            )
+            progress("scores", place + 1, len(activity), part.keys)
+
+    def keep() -> None:
+        if kept is not None:
+            tensors = {"found": torch.stack(found)} if found else {}
+            for place, layer in enumerate(layers):
+                tensors |= layer.tensors(f"layers.{place}")
+            kept.save(tensors, {"layers": [layer.record() for layer in layers]})
+
     changes = Changes(probe, [texts[place] for place in few], [labels[place] for place in few])
     sets = [[layer.located[place] for layer in layers] for place in range(len(functions))]
     draws = [
         random_neurons([len(one) for one in sets[0]], probe, seed=seed + draw) for draw in range(random_sets)
     ]
-    found: list[Tensor] = []
-    total = len(sets) + len(draws) + len(shares)
-    for name, gone in zip([*functions, *["random neurons"] * len(draws)], [*sets, *draws], strict=True):
-        found.append(changes.without(gone))
-        progress("perturbation", len(found), total, name)
-    for part_gone in shares:
-        found.append(changes.sparse(part_gone))
-        progress("perturbation", len(found), total, f"sparsity {part_gone:g}")
+    steps: list[tuple[str, Callable[[], Tensor]]] = [
+        (name, partial(changes.without, gone))
+        for name, gone in zip([*functions, *["random neurons"] * len(draws)], [*sets, *draws], strict=True)
+    ]
+    steps += [(f"sparsity {gone:g}", partial(changes.sparse, gone)) for gone in shares]
+    keep()
+    for name, step in steps[len(found) :]:
+        found.append(step())
+        keep()
+        progress("perturbation", len(found), len(steps), name)
     counts = [
         tuple([labels[place] for place in half].count(function) for half in (first, heldout))
         for function in range(len(functions))

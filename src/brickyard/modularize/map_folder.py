@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +14,8 @@ from torch import Tensor
 from brickyard.core.errors import ArtifactError
 from brickyard.core.files import read_json, write_bytes, write_json, write_text
 from brickyard.modularize.brick_map import BrickMap, LayerMap
-from brickyard.modularize.function_scores import Enrichment
 
 FORMAT_VERSION = 1
-_ALWAYS = ("first_scores", "scores", "located", "output", "value_norms")
-_MAYBE = ("experts", "expert_scores")
 _WHOLE = ("change", "random", "sparsity")
 
 
@@ -33,9 +29,7 @@ def save_map(found: BrickMap, folder: Path, *, provenance: Mapping[str, Any] | N
     """
     tensors = {name: getattr(found, name) for name in _WHOLE}
     for place, layer in enumerate(found.layers):
-        for name in (*_ALWAYS, *_MAYBE):
-            if (value := getattr(layer, name)) is not None:
-                tensors[f"layers.{place}.{name}"] = value.clone()  # layers may share experts
+        tensors |= layer.tensors(f"layers.{place}")
     contiguous = {name: value.contiguous() for name, value in tensors.items()}
     write_bytes(folder / "scores.safetensors", save(contiguous))
     write_json(folder / "map.json", {**map_record(found), "provenance": dict(provenance or {})})
@@ -47,7 +41,7 @@ def map_record(found: BrickMap) -> dict[str, Any]:
     """Return a map as JSON values, without the numbers of single neurons."""
     layers = [
         {
-            "path": layer.path,
+            **layer.record(),
             "neurons": layer.scores.shape[1],
             "best": _rounded(layer.best()),
             "located_mean": _rounded(layer.located_mean()),
@@ -55,7 +49,6 @@ def map_record(found: BrickMap) -> dict[str, Any]:
             "best_expert": None
             if layer.expert_scores is None
             else _rounded(layer.expert_scores.max(1).values),
-            "enrichment": {name: asdict(test) for name, test in layer.enrichment.items()},
         }
         for layer in found.layers
     ]
@@ -93,7 +86,9 @@ def load_map(folder: str | Path) -> BrickMap:
         raise ArtifactError(f"{path} holds no map of version {FORMAT_VERSION}; make it again: brickyard map")
     try:
         tensors = load_file(path / "scores.safetensors")
-        layers = tuple(_layer(place, layer, tensors) for place, layer in enumerate(record["layers"]))
+        layers = tuple(
+            LayerMap.load(layer, tensors, f"layers.{place}") for place, layer in enumerate(record["layers"])
+        )
         return BrickMap(
             functions=tuple(record["functions"]),
             layers=layers,
@@ -107,15 +102,6 @@ def load_map(folder: str | Path) -> BrickMap:
         )
     except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
         raise ArtifactError(f"{path} is not a whole map ({error!r}); make it again: brickyard map") from None
-
-
-def _layer(place: int, record: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> LayerMap:
-    return LayerMap(
-        path=record["path"],
-        enrichment={name: Enrichment(**test) for name, test in record["enrichment"].items()},
-        **{name: tensors[f"layers.{place}.{name}"] for name in _ALWAYS},
-        **{name: tensors.get(f"layers.{place}.{name}") for name in _MAYBE},  # type: ignore[arg-type]
-    )
 
 
 def _located(found: BrickMap) -> str:
