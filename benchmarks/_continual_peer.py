@@ -84,11 +84,11 @@ def run_original(ledger: Ledger, wanted: Wanted, folders: Mapping[str, Path | No
         return
     train, test = pictures(wanted.examples)
     held = pictures(wanted.examples, held_out=True)[1]
-    for density in wanted.densities:
-        for arm, original in ARMS.items():
-            if original.kind not in codes:
-                continue
-            runs = _Runs(original, codes[original.kind], wanted, train, held)
+    for arm, original in ARMS.items():
+        if original.kind not in codes:
+            continue
+        runs = _Runs(original, codes[original.kind], wanted, train, held)
+        for density in wanted.densities:
             key = {"method": arm, "limit": percent(density), "note": wanted.note}
             for seed in wanted.seeds:
                 if is_kept(ledger, ORIGINAL, wanted, metric=AVERAGE, seed=str(seed), **key):
