@@ -49,6 +49,14 @@ def learn(
             "that of the earlier tasks, 0.3 for the first.",
         ),
     ] = None,
+    small_share: Annotated[
+        float,
+        typer.Option(
+            metavar="X",
+            help="Share of the pictures of a step that are computed with some bricks off, so that small "
+            "models lose less; 0 trains with all bricks alone.",
+        ),
+    ] = 0.5,
     arm: Annotated[
         Literal["exssnet", "supsup"],
         typer.Option(help="exssnet trains weights that no earlier task holds; supsup only finds a mask."),
@@ -97,6 +105,7 @@ def learn(
 
     settings = TaskSettings(
         density=density,
+        small_share=small_share,
         threads=threads,
         learn=LearnSettings(
             arm=arm,

@@ -6,7 +6,7 @@ A task's mask selects weights of a common pool; see docs/continual.md.
 """
 
 from brickyard.continual.identity import infer_task
-from brickyard.continual.learner import Learned, Learner, accuracy
+from brickyard.continual.learner import Around, Learned, Learner, accuracy
 from brickyard.continual.network import TaskNetwork, TaskRecord, masked
 from brickyard.continual.settings import LearnSettings
 from brickyard.continual.store import Stored, TaskFolder
@@ -14,6 +14,7 @@ from brickyard.continual.streams import Method, Outcome, StreamTask, permuted_ta
 from brickyard.continual.tasks import Tasks
 
 __all__ = [
+    "Around",
     "LearnSettings",
     "Learned",
     "Learner",

@@ -11,9 +11,10 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -33,6 +34,17 @@ _PROBED = 32  # examples whose content tells data apart
 
 Progress = Callable[[int, int, float], None]
 """Called after each step with the steps done, all steps, and the loss."""
+
+
+class Around(Protocol):
+    """What surrounds the forward pass of each step, such as parts of the network that are switched off."""
+
+    @property
+    def identity(self) -> Mapping[str, Any]:
+        """What decides what it does, JSON values; a checkpoint goes on only with the same."""
+
+    def __call__(self, examples: int, generator: torch.Generator) -> AbstractContextManager[None]:
+        """Surround a pass of so many examples; all random numbers come from the generator."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,6 +105,7 @@ class Learner:
         num_classes: int,
         progress: Progress | None = None,
         checkpoint: str | Path | None = None,
+        around: Around | None = None,
     ) -> Learned:
         """Learn a task; when this ends by an error or an interrupt, the network is as it was before.
 
@@ -104,6 +117,7 @@ class Learner:
             checkpoint: File that is written after each epoch. If it is there when the same task is learned
                 with the same arguments, learning goes on from it and ends with the same bits; it is removed
                 when the task is learned.
+            around: Surrounds the forward pass of each step.
 
         Returns:
             How it went.
@@ -120,7 +134,8 @@ class Learner:
         kept = None
         if checkpoint is not None:
             about = _identity(self.network, name, examples, num_classes)
-            kept = Checkpoint(checkpoint, {**about, **self.settings.to_json()}, work="a task")
+            about |= self.settings.to_json() | dict({} if around is None else around.identity)
+            kept = Checkpoint(checkpoint, about, work="a task")
             kept.load()  # refuses a file of another run before anything is changed
         in_use = tasks.value
         tasks.add(name)
@@ -141,6 +156,7 @@ class Learner:
                     seed=seed,
                     progress=progress,
                     checkpoint=kept,
+                    around=around,
                 )
                 learned = run.learn(name)
         except BaseException:
@@ -186,9 +202,11 @@ class _Run:
         seed: int,
         progress: Progress | None,
         checkpoint: Checkpoint | None,
+        around: Around | None,
     ) -> None:
         self.network, self.settings, self.examples = network, settings, examples
         self.num_classes, self.progress, self.checkpoint = num_classes, progress, checkpoint
+        self.around = around
         self.generator = torch.Generator().manual_seed(seed)
         self.layers = list(network.layers.values())
         self.own = [tensor for part in network.parts.values() for tensor in part.trained()]
@@ -363,7 +381,9 @@ class _Run:
         trainees = [layer.trainee for layer in self.layers if layer.trainee is not None]
         for trainee in trainees:
             trainee.fill()
-        loss = F.cross_entropy(self.network.network(inputs.to(device)), labels.to(device))
+        with nullcontext() if self.around is None else self.around(len(inputs), self.generator):
+            scores = self.network.network(inputs.to(device))
+        loss = F.cross_entropy(scores, labels.to(device))
         value = float(loss.detach())
         if not math.isfinite(value):
             raise TrainError(f"the loss is {value}; lower mask_rate or weight_rate and learn the task again")

@@ -37,6 +37,7 @@ from brickyard.factory.boxes import detects, judge_of
 from brickyard.factory.evaluate import load_fitting, with_channels
 from brickyard.factory.folder import FORMAT_VERSION, FactoryFolder, versions
 from brickyard.factory.learned import FACTORY, LEARNED, learned_folders
+from brickyard.factory.nested import Nested
 from brickyard.factory.parts import write_parts
 from brickyard.factory.quality import measure_curve
 from brickyard.factory.start import brick_costs
@@ -60,11 +61,14 @@ class TaskSettings:
     Attributes:
         density: Share of each layer's weights that a mask keeps, above 0, up to 1; all tasks of a factory
             share it. None for that of the earlier tasks, or 0.3 for the first.
+        small_share: Share of the pictures of a step that are computed with some of the bricks off, 0 to 1, so
+            that small models lose less; see `brickyard.factory.nested`.
         threads: Threads of torch.
         learn: How the mask and the weights are learned; the arm is `exssnet` or `supsup`.
     """
 
     density: float | None = None
+    small_share: float = 0.5
     threads: int = 1
     learn: LearnSettings = field(default_factory=lambda: LearnSettings(weight_rate=3e-3))
 
@@ -128,7 +132,8 @@ def learn_task(
     Raises:
         ArtifactError: The folder is no factory, or cannot learn tasks.
         TaskError: The name is taken or malformed.
-        ConfigError: The density is not that of the earlier tasks, or the arm would change them.
+        ConfigError: The density is not that of the earlier tasks, the arm would change them, or a share is
+            out of range.
         TrainError: The loss is not finite, or a checkpoint is of another run.
     """
     torch.set_num_threads(settings.threads)
@@ -137,11 +142,12 @@ def learn_task(
     root, work = path / LEARNED, path.absolute().with_name(path.name + ".learning")
     density = _density(root, settings.density)
     network = task_network(path, density)
+    nested = Nested(network, _headed(path, 2), settings.small_share)
     if not root.is_dir():
         TaskFolder.create(root, network, notes={"factory": folder.name, "density": density})
     store = TaskFolder(root)
     store.load_(network)
-    settings_json = {**settings.learn.to_json(), "density": density}
+    settings_json = {**settings.learn.to_json(), "density": density, **nested.identity}
     epochs = settings.learn.mask_epochs + settings.learn.weight_epochs
     steps_of_mask = settings.learn.mask_epochs / epochs
 
@@ -170,6 +176,7 @@ def learn_task(
         num_classes=len(source.vocabulary.words),
         progress=follow,
         checkpoint=work,
+        around=nested,
     )
 
 
