@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from brickyard.core.errors import TaskError
-from brickyard.data.examples import Examples
+from brickyard.data.examples import Examples, some_of
 from brickyard.factory.quality import (
     AnswerJudge,
     open_session,
@@ -23,7 +23,9 @@ def test_pictures_of_a_class_task_have_the_places_of_their_classes(digits):
     images, labels = task_examples(
         task, folder.vocabulary, heldout=folder.heldout, geometry=None, count=50, seed=0
     )
-    wanted = [index for index, digit in enumerate(folder.heldout.classes) if digit in (3, 7)][:50]
+    right = np.flatnonzero(np.isin(folder.heldout.classes, (3, 7)))
+    wanted = some_of(right, 50, 0)
+    assert len(wanted) == 50 < len(right)
     assert (images == folder.heldout.images[wanted]).all()
     assert labels.tolist() == [(3, 7).index(digit) for digit in folder.heldout.classes[wanted]]
     assert task_labels(task, folder.vocabulary) == ("3", "7")
@@ -43,13 +45,27 @@ def test_pictures_of_a_property_task_are_fresh_scenes_or_labelled_ones(factory, 
     assert task_examples(folder.vocabulary.all(), folder.vocabulary, seed=1, **options) is None
     objects = np.stack([rng.integers(0, size, (9, 2)) for size in folder.vocabulary.sizes], axis=-1)
     kept = Examples(images[:9], objects.astype(np.int16))
-    _, held = task_examples(task, folder.vocabulary, heldout=kept, geometry=None, count=6, seed=0)
     values = task.values(folder.vocabulary)
     expected = [
         any(all(thing[group] == value for group, value in values.items()) for thing in picture)
-        for picture in objects[:6]
+        for picture in objects
     ]
-    assert held.tolist() == expected
+    for count in (6, 9):
+        shown, held = task_examples(task, folder.vocabulary, heldout=kept, geometry=None, count=count, seed=0)
+        places = [next(at for at in range(9) if (kept.images[at] == image).all()) for image in shown]
+        assert len(set(places)) == count
+        assert places == sorted(places)
+        assert held.tolist() == [expected[place] for place in places]
+
+
+def test_of_data_that_are_sorted_by_class_all_classes_count(digits):
+    folder = digits.folder
+    ordered = folder.heldout.subset(np.argsort(folder.heldout.classes, kind="stable"))
+    count = len(ordered) // 2
+    task = folder.vocabulary.all()
+    _, labels = task_examples(task, folder.vocabulary, heldout=ordered, geometry=None, count=count, seed=0)
+    assert len(labels) == count
+    assert set(labels) == set(folder.heldout.classes)
 
 
 def test_nothing_labelled_for_the_task_gives_nothing(digits):

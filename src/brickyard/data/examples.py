@@ -49,6 +49,19 @@ def read_picture(source: Path | io.BytesIO) -> Any:
         raise ValueError(str(error)) from error
 
 
+def some_of(places: NDArray[np.int64], count: int, seed: int) -> NDArray[np.int64]:
+    """Draw at most so many places, in their order; of data that are sorted the first ones would tell little.
+
+    Args:
+        places: The places.
+        count: Most of them.
+        seed: Seed of the draw.
+    """
+    if len(places) <= count:
+        return places
+    return np.sort(np.random.default_rng(seed).permutation(places)[:count])
+
+
 @dataclass(frozen=True, eq=False)
 class Examples:
     """Images and what is on them.

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from brickyard.core.errors import ConfigError
 from brickyard.core.task import Task, Vocabulary
-from brickyard.data.examples import Examples, Preprocess
+from brickyard.data.examples import Examples, Preprocess, some_of
 from brickyard.data.geometry import GeometrySpec, task_scenes
 from brickyard.devices.runtimes import Session
 from brickyard.export.blueprint import Blueprint
@@ -187,7 +187,7 @@ class BoxJudge:
     def draw(self, task: Task, *, count: int, seed: int) -> Sample | None:
         """Return labelled pictures; for scenes, half of them show what the task names."""
         if self.heldout is not None:
-            examples = self.heldout.subset(slice(count))
+            examples = self.heldout.subset(some_of(np.arange(len(self.heldout)), count, seed))
         elif self.geometry is not None and task.words:
             examples, _ = task_scenes(self.geometry, task.values(self.vocabulary), count, seed)
         else:

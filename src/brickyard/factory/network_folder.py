@@ -24,7 +24,7 @@ from brickyard.core.network import Network
 from brickyard.core.space import CLASSES, HEAD_SUBSETS, block_subsets
 from brickyard.core.task import Vocabulary
 from brickyard.core.weights import distinct_state
-from brickyard.data.examples import Examples, Preprocess
+from brickyard.data.examples import Examples, Preprocess, some_of
 from brickyard.data.geometry import GeometrySpec
 from brickyard.data.source import DataSource
 from brickyard.export.blueprint import Blueprint
@@ -175,7 +175,8 @@ class JudgedFolder(FactoryFolder):
     def calibration(self) -> Examples:
         """Pictures from which normalisation is estimated."""
         examples = super().calibration if self.source is None else self.source.train
-        return self._fitted(examples.subset(slice(_CALIBRATION)))
+        places = some_of(np.arange(len(examples)), _CALIBRATION, 0)
+        return self._fitted(examples.subset(places))
 
     @cached_property
     def heldout(self) -> Examples | None:

@@ -16,7 +16,7 @@ from brickyard.core.config import Config
 from brickyard.core.errors import TaskError
 from brickyard.core.space import CLASSES, WORDS
 from brickyard.core.task import Task, Vocabulary
-from brickyard.data.examples import Examples, Preprocess
+from brickyard.data.examples import Examples, Preprocess, some_of
 from brickyard.data.geometry import GeometrySpec, task_scenes
 from brickyard.devices.runtimes import Session
 from brickyard.export.blueprint import Blueprint
@@ -81,7 +81,7 @@ def task_examples(
         heldout: Labelled pictures; None where scenes are drawn.
         geometry: Generator of scenes, used when there are no `heldout` pictures.
         count: Most pictures; for scenes, half of them show what the task names.
-        seed: Seed of scenes.
+        seed: Seed of scenes, and of the choice of pictures where there are more.
 
     Returns:
         Pictures `[N, height, width, channels]` and output indices `[N]`; None where nothing is labelled
@@ -94,12 +94,12 @@ def task_examples(
         return drawn.images, present.astype(np.int64)
     if task.kind == "properties":
         labels = heldout.holds(task.values(vocabulary)).astype(np.int64)
-        keep = np.arange(len(heldout))[:count]
+        keep = some_of(np.arange(len(heldout)), count, seed)
     else:
         classes = task.class_indices(vocabulary)
         position = {index: place for place, index in enumerate(classes)}
         labels = np.array([position.get(int(index), -1) for index in heldout.classes], dtype=np.int64)
-        keep = np.flatnonzero(labels >= 0)[:count]
+        keep = some_of(np.flatnonzero(labels >= 0), count, seed)
     return (heldout.images[keep], labels[keep]) if len(keep) else None
 
 
