@@ -1,6 +1,7 @@
 """`brickyard learn`: what it prints, and what it refuses before it trains."""
 
 import json
+import re
 import shutil
 
 import pytest
@@ -19,6 +20,7 @@ def test_a_learned_task_is_told_and_can_be_made(run, factory, stripes, tmp_path)
     record = json.loads(done.stdout)
     assert (record["task"], record["classes"]) == ("Stripes", ["across", "plain grey", "upright"])
     assert record["free_share"] == 1
+    assert list(record["accuracy_at_macs"].values())[-1] == record["accuracy"]
     assert "warning: " in done.stderr  # 40 % of the weights are left, a mask keeps 60 %
     assert "fewer than the" in done.stderr
     made = run("make", factory, "--task", "stripes", "--out", tmp_path / "model", "--json")
@@ -31,6 +33,14 @@ def test_a_learned_task_is_told_and_can_be_made(run, factory, stripes, tmp_path)
     assert (tmp_path / "out" / "two" / "labels.txt").read_text().split() == ["across", "upright"]
 
 
+def test_quality_of_smaller_models_is_told(run, factory, stripes):
+    quick = ["--mask-epochs", 1, "--weight-epochs", 1, "--small-share", 0.8]
+    done = run("learn", factory, "--task", "Stripes", "--data", stripes, *quick)
+    assert done.exit_code == 0, done.output
+    (line,) = (line for line in done.stdout.splitlines() if line.startswith("smaller"))
+    assert re.fullmatch(r"smaller    (0\.\d{3} at \d\d%, )*0\.\d{3} at \d\d% of the MACs", line)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -39,6 +49,7 @@ def test_a_learned_task_is_told_and_can_be_made(run, factory, stripes, tmp_path)
         (["--task", "new", "--arm", "supsup", "--weight-epochs", 3], "weight_epochs = 3 does not go with"),
         (["--task", "new", "--heldout-share", 1], "heldout_share = 1.0 must be between 0 and 1"),
         (["--task", "new", "--arm", "ssnet"], "ssnet"),
+        (["--task", "new", "--small-share", 2], "small_share = 2.0 must be from 0 to 1"),
         (["--task", "new", "--data", "nowhere"], "nowhere"),
     ],
 )

@@ -11,6 +11,7 @@ import typer
 from brickyard.cli.talk import Meter, emit, say, warn
 from brickyard.core.errors import MissingExtraError, TrainError
 
+_LEAST = 0.25  # least limit on the MACs whose quality is told
 _INTERRUPTED = 130
 
 
@@ -129,13 +130,16 @@ def learn(
     capacity = capacity_of(factory)
     folder = FactoryFolder.open(learned_folders(factory)[task])
     name = folder.vocabulary.all().text
-    quality = folder.quality["tasks"].get(name, {"quality": [None]})["quality"][-1]
+    limits = folder.quality["limits"]
+    curve = dict(zip(limits, folder.quality["tasks"].get(name, {}).get("quality", ()), strict=False))
+    quality = curve.get(limits[-1])
     if json:
         emit(
             {
                 "task": task,
                 "classes": list(folder.vocabulary.words),
                 "accuracy": quality,
+                "accuracy_at_macs": {f"{limit:g}": value for limit, value in curve.items()},
                 "free_share": learned.record.free_share,
                 "seconds": round(learned.seconds + learned.transfer_seconds, 3),
                 "factory": str(folder.path),
@@ -145,6 +149,9 @@ def learn(
         told = "not measured" if quality is None else f"accuracy {quality:.3f} on held-out pictures"
         typer.echo(f"{'task':<11}{task}: {', '.join(folder.vocabulary.words)}")
         typer.echo(f"{'quality':<11}{told}, all bricks")
+        smaller = [f"{value:.3f} at {limit:.0%}" for limit, value in curve.items() if _LEAST <= limit < 1]
+        if smaller:
+            typer.echo(f"{'smaller':<11}{', '.join(smaller)} of the MACs")
         typer.echo(f"{'mask':<11}{learned.record.free_share:.1%} of its weights were free and were trained")
         typer.echo(f"{'learned in':<11}{learned.seconds + learned.transfer_seconds:.1f} s")
         typer.echo(f'{"make":<11}brickyard make {factory} --task "{task}" --out DIR')
