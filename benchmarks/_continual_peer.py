@@ -49,7 +49,7 @@ class Original:
 
 ORIGINAL_EXSSNET = "ExSSNeT's code"
 ARMS = {
-    ORIGINAL_EXSSNET: Original("exssnet", weights=True),
+    ORIGINAL_EXSSNET: Original("exssnet", weights=True, rates=(1e-3, 1e-2, 3e-2)),
     "ExSSNeT's code, masks only": Original("exssnet"),
     "SupSup's code": Original("supsup", rates=(1e-4, 1e-3, 1e-2)),  # the first is its authors' on this data
 }
