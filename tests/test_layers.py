@@ -63,6 +63,7 @@ NEEDS_TORCH = {
     "factory/build.py",
     "factory/capacity.py",
     "factory/learn.py",
+    "factory/nested.py",
     "factory/parts.py",
     "factory/network_folder.py",
     "factory/start.py",
