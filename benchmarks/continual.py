@@ -158,7 +158,7 @@ def _measure(ledger: Ledger, arguments: argparse.Namespace, wanted: Sequence[str
         ORIGINAL: lambda: run_original(ledger, plan, codes),
         HUNDRED: lambda: run_permuted(ledger, many, section=HUNDRED),
         KKT: lambda: measure_transfer(ledger, turned, wanted_of[ALPHABETS], rates_note=plan.rates_note),
-        COST: lambda: measure_cost(ledger, plan.densities, rounds=1 if arguments.quick else 5),
+        COST: lambda: measure_cost(ledger, plan.densities, rounds=1 if arguments.quick else 9),
         STREAM_RATES: all_stream_rates,
         **{name: partial(run_bench, ledger, wanted_of[name], bench) for name, bench in BENCHES.items()},
     }

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from brickyard.continual.masks import Filled, Popup, mixed_weight, pack, top_k_mask, unpack
+from brickyard.continual.masks import Popup, Shielded, mixed_weight, pack, top_k_mask, unpack
 from brickyard.continual.tasks import Tasks
 from brickyard.core.brick import Brick, Extract
 from brickyard.core.decision import Decision
@@ -125,7 +125,7 @@ class MaskedLayer(TaskBrick):
         self.register_buffer("taken", torch.zeros_like(self.pool, dtype=torch.bool), persistent=False)
         self.scores: nn.Parameter | None = None
         self.free: nn.Parameter | None = None
-        self.trainee: Popup | Filled | None = None
+        self.trainee: Popup | Shielded | None = None
         self._ready: tuple[int, int, Tensor] | None = None
 
     def mask(self, number: int) -> Tensor:
@@ -172,8 +172,8 @@ class MaskedLayer(TaskBrick):
         if isinstance(self.trainee, Popup):
             self.trainee = Popup(self.trainee.scores, self.pool.detach(), self.keep)
         elif self.trainee is not None:
-            device, trainee = self.pool.device, self.trainee
-            self.trainee = Filled(trainee.trained, trainee.weight.to(device), trainee.places.to(device))
+            assert self.free is not None
+            self.trainee = Shielded(self.free, self.trainee.factors.to(self.free.device) != 0)
         return found
 
     def forward(self, x: Tensor) -> Tensor:
@@ -238,37 +238,37 @@ class MaskedLayer(TaskBrick):
         Args:
             exclusive: Whether only those that no earlier task's mask holds.
         """
+        self.free = nn.Parameter(self._selected(len(self.rows) - 1).clone())
+        self.trainee = Shielded(self.free, self._trains(exclusive=exclusive))
+
+    def _trains(self, *, exclusive: bool) -> Tensor:
+        """Return which weights the last task trains."""
         mask = self.mask(len(self.rows) - 1)
-        if exclusive:
-            mask &= ~self.taken
-        self.free = nn.Parameter(self.pool.detach()[mask])
-        places = torch.nonzero(mask.reshape(-1)).reshape(-1)
-        self.trainee = Filled(self.free, self._selected(len(self.rows) - 1), places)
+        return mask & ~self.taken if exclusive else mask
 
     def load_weights(self, values: Tensor, *, exclusive: bool) -> None:
         """Write trained weights of the last task into the pool.
 
         Args:
-            values: The weights that `begin_weights` would train, in the order of the pool.
+            values: The weights that `begin_weights` trains, in the order of the pool.
             exclusive: As for `begin_weights`.
 
         Raises:
             RuntimeError: Their number differs.
         """
-        self.begin_weights(exclusive=exclusive)
-        assert self.free is not None
-        if self.free.shape != values.shape:
-            raise RuntimeError(f"expected {self.free.numel()} weights, got {values.numel()}")
+        trains = self._trains(exclusive=exclusive)
+        if values.shape != (int(trains.sum()),):
+            raise RuntimeError(f"expected {int(trains.sum())} weights, got {values.numel()}")
         with torch.no_grad():
-            self.free.copy_(values)
-        self.keep_weights()
+            self.pool[trains] = values.to(self.pool)
 
     def keep_weights(self) -> None:
         """End the training of weights: write them into the pool."""
         assert self.free is not None
-        assert isinstance(self.trainee, Filled)
+        assert isinstance(self.trainee, Shielded)
+        trains = self.trainee.factors != 0
         with torch.no_grad():
-            self.pool.view(-1).index_copy_(0, self.trainee.places, self.free)
+            self.pool[trains] = self.free[trains]
         self.free = self.trainee = None
 
     def close_task(self) -> None:

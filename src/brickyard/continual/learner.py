@@ -2,8 +2,7 @@
 
 First the mask is trained by edge-popup over weights that stand still, then the weights under it. What
 differs from the original code: the state after the last epoch is kept, never one that was picked on test
-data; the weights that may change are a parameter of their own, so no optimizer can reach the others; every
-phase has a fresh optimizer.
+data; none but the weights that may change are written back; every phase has a fresh optimizer.
 """
 
 from __future__ import annotations
@@ -213,6 +212,8 @@ class _Run:
         for tensor in self.own:
             tensor.requires_grad_(True)
         self.steps = self.done = 0
+        epochs = settings.mask_epochs + settings.weight_epochs
+        self.all_steps = epochs * steps_of(examples, settings.batch_size)
         self.losses: list[float] = []
         self.suited: Suited | None = None
         self.seconds = self.transfer_seconds = 0.0
@@ -354,9 +355,9 @@ class _Run:
         kept: Mapping[str, Tensor],
     ) -> None:
         """Train scores or weights, from a checkpoint's state on if there is one."""
-        groups = [{"params": tensors, "lr": rate}]
-        if self.own:
-            groups.append({"params": self.own, "lr": self.settings.weight_rate})
+        by_rate: dict[float, list[nn.Parameter]] = {rate: list(tensors)}
+        by_rate.setdefault(self.settings.weight_rate, []).extend(self.own)
+        groups = [{"params": held, "lr": rate} for rate, held in by_rate.items() if held]
         optimizer = torch.optim.Adam(groups, fused=True)
         each, done = steps_of(self.examples, self.settings.batch_size), self.done if kept else 0
         if kept:
@@ -387,16 +388,15 @@ class _Run:
         value = float(loss.detach())
         if not math.isfinite(value):
             raise TrainError(f"the loss is {value}; lower mask_rate or weight_rate and learn the task again")
-        optimizer.zero_grad(set_to_none=True)
+        for tensor in self.own:
+            tensor.grad = None
         loss.backward()
         for trainee in trainees:
             trainee.hand_on()
         optimizer.step()
         self.steps += 1
         if self.progress is not None:
-            settings = self.settings
-            epochs = settings.mask_epochs + settings.weight_epochs
-            self.progress(self.steps, epochs * steps_of(self.examples, settings.batch_size), value)
+            self.progress(self.steps, self.all_steps, value)
         return value
 
 

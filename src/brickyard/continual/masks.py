@@ -19,6 +19,7 @@ from torch import Tensor, nn
 _SAMPLE = 4096  # entries from which the place of the smallest kept one is guessed
 _NARROW, _WIDE = 1e-3, 0.05  # least and largest share of a threshold by which the next may differ
 _SPREADS = 3.0  # how many standard deviations the guess is given on both sides
+_SIGNED = torch.ops.aten.leaky_relu_backward.grad_input  # slope -1: times the signs of a tensor, in one pass
 
 
 def top_k_mask(magnitudes: Tensor, keep: int) -> Tensor:
@@ -160,13 +161,11 @@ class Popup:
         self.scores, self.pool, self.keep = scores, pool, keep
         self.weight = torch.empty_like(pool).requires_grad_()
         self.top_k = TopK(tuple(pool.shape), keep) if pool.is_cpu and pool.dtype == torch.float32 else None
-        self.signs = (  # the memory of magnitudes is free after `fill`
-            torch.empty_like(pool) if self.top_k is None else torch.from_numpy(self.top_k.magnitudes)
-        )
         self.fill()
 
     def fill(self) -> None:
-        """Write the weights that the scores select."""
+        """Write the weights that the scores select, and free the memory of the last step's gradient."""
+        self.scores.grad = None
         scores, weight = self.scores.detach(), self.weight.detach()
         if self.top_k is not None:
             np.multiply(self.pool.numpy(), self.top_k(scores.numpy()), out=weight.numpy())
@@ -177,36 +176,36 @@ class Popup:
         """Give the scores their gradient: as if each magnitude itself multiplied its weight."""
         gradient, self.weight.grad = self.weight.grad, None
         if gradient is not None:
-            torch.sign(self.scores.detach(), out=self.signs)
-            gradient.mul_(self.pool).mul_(self.signs)
+            _SIGNED(gradient.mul_(self.pool), self.scores.detach(), -1.0, False, grad_input=gradient)
         self.scores.grad = gradient
 
 
-class Filled:
-    """A weight of which some entries are trained, step after step in the same memory, as in `Popup`.
+class Shielded:
+    """A weight of which some entries are trained: the gradients of all others are made zero.
+
+    An optimizer without weight decay leaves those exactly as they are. Nothing is gathered or written back,
+    which costs more than updates of a few entries too many.
 
     Args:
-        trained: The trained entries in their order, `[places]`.
-        weight: The weight; a copy is kept.
-        places: Where they are in the flat weight.
+        trained: The weight.
+        trains: Which entries are trained, of its shape.
 
     Attributes:
-        weight: The weights that the network computes with.
+        weight: The weight that the network computes with, `trained` itself.
     """
 
-    def __init__(self, trained: nn.Parameter, weight: Tensor, places: Tensor) -> None:
-        self.trained, self.places = trained, places
-        self.weight = weight.detach().clone().requires_grad_()
-        self.fill()
+    def __init__(self, trained: nn.Parameter, trains: Tensor) -> None:
+        self.weight = trained
+        self.factors = trains.to(trained.dtype)  # a product with a mask of bools takes six times as long
 
     def fill(self) -> None:
-        """Write the trained entries."""
-        self.weight.detach().view(-1).scatter_(0, self.places, self.trained.detach())
+        """Forget the last step's gradient; the optimizer writes the weight itself."""
+        self.weight.grad = None
 
     def hand_on(self) -> None:
-        """Give the trained entries their gradients."""
-        gradient, self.weight.grad = self.weight.grad, None
-        self.trained.grad = None if gradient is None else gradient.view(-1).index_select(0, self.places)
+        """Keep the gradients of the trained entries alone."""
+        if self.weight.grad is not None:
+            self.weight.grad.mul_(self.factors)
 
 
 def pack(mask: Tensor) -> Tensor:

@@ -41,15 +41,16 @@ class Tasks(Option):
         Raises:
             ConfigError: There is no such task.
         """
-        if task not in self.values:
+        try:
+            return self.values.index(task)
+        except ValueError:
             known = ", ".join(self.values) or "none, learn one first"
             raise ConfigError(
                 f"{self.name} {task!r} is not among the tasks; known: {known}",
                 path=self.name,
                 value=task,
                 allowed=list(self.values),
-            )
-        return self.values.index(task)
+            ) from None
 
     def add(self, task: str) -> None:
         """Add a task and use it.
