@@ -6,6 +6,7 @@ from torch import nn
 
 from brickyard.continual import Tasks
 from brickyard.continual.layers import MaskedLayer, OwnPart
+from brickyard.continual.masks import Filled, Shielded
 from brickyard.core.errors import ConfigError
 
 PLAIN = {
@@ -55,28 +56,33 @@ def test_weights_that_are_off_are_never_minus_zero():
     assert not torch.signbit(weight[~layer.mask(0)]).any()
 
 
-def test_only_free_weights_are_trained_and_written_back():
-    layer = learned(MaskedLayer(nn.Linear(8, 8), Tasks(), density=0.5))
+@pytest.mark.parametrize(("density", "way"), [(0.2, Filled), (0.8, Shielded)])
+def test_only_free_weights_are_trained_and_written_back(density, way):
+    torch.manual_seed(0)
+    layer = learned(MaskedLayer(nn.Linear(12, 12), Tasks(), density=density))
     layer.close_task()
+    layer.taken &= torch.rand(12, 12) < 0.5  # so that many are free of many
     learned(layer, "second")
-    before, free = layer.pool.clone(), layer.mask(1) & ~layer.mask(0)
-    layer.begin_weights(exclusive=True)
+    before, free = layer.pool.clone(), layer.mask(1) & ~layer.taken
     assert free.any()
+    layer.begin_weights(exclusive=True)
+    assert isinstance(layer.trainee, way)
     optimizer = torch.optim.Adam([layer.free], 0.1, fused=True)
     for _ in range(3):
-        layer(torch.randn(5, 8)).square().sum().backward()
+        layer.trainee.fill()
+        layer(torch.randn(5, 12)).square().sum().backward()
         layer.trainee.hand_on()
-        assert torch.equal(layer.free.grad != 0, free)
         optimizer.step()
-        optimizer.zero_grad()
+    layer.trainee.fill()
     trained = layer.active()["weight"].clone()
     layer.keep_weights()
     assert torch.equal(layer.pool != before, free)
     assert torch.equal(layer.active()["weight"], trained)
 
 
-def test_overlapping_training_reaches_all_weights_of_the_mask():
-    layer = learned(MaskedLayer(nn.Linear(8, 8), Tasks(), density=0.5))
+@pytest.mark.parametrize("density", [0.2, 0.8])
+def test_overlapping_training_reaches_all_weights_of_the_mask(density):
+    layer = learned(MaskedLayer(nn.Linear(8, 8), Tasks(), density=density))
     layer.close_task()
     learned(layer, "second")
     layer.begin_weights(exclusive=False)
@@ -84,6 +90,15 @@ def test_overlapping_training_reaches_all_weights_of_the_mask():
     before = layer.pool.clone()
     layer.keep_weights()
     assert torch.equal(layer.pool != before, layer.mask(1))
+
+
+def test_a_layer_in_training_is_not_moved():
+    layer = learned(MaskedLayer(nn.Linear(8, 8), Tasks(), density=0.5))
+    layer.begin_weights(exclusive=True)
+    with pytest.raises(RuntimeError, match="being learned"):
+        layer.double()
+    layer.keep_weights()
+    assert layer.double().pool.dtype == torch.float64
 
 
 def test_a_dropped_task_leaves_nothing():

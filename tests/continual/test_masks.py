@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from brickyard.continual.masks import Popup, Shielded, TopK, mixed_weight, pack, top_k_mask, unpack
+from brickyard.continual.masks import Filled, Popup, Shielded, TopK, mixed_weight, pack, top_k_mask, unpack
 
 
 def by_sorting(magnitudes: torch.Tensor, keep: int) -> torch.Tensor:
@@ -108,18 +108,20 @@ def test_a_layer_may_be_called_twice_in_a_step():
 
 def test_weights_follow_their_optimizer_step_by_step():
     pool, mask = torch.randn(8, 8), torch.rand(8, 8) < 0.5
-    scores, trained = nn.Parameter(torch.randn(8, 8)), nn.Parameter(pool.clone())
-    popup, shielded = Popup(scores, pool, 20), Shielded(trained, mask)
-    compact = nn.Parameter(pool[mask])
+    scores, compact = nn.Parameter(torch.randn(8, 8)), nn.Parameter(pool[mask])
+    popup = Popup(scores, pool, 20)
+    filled, shielded = Filled(pool.clone(), mask), Shielded(pool.clone(), mask)
+    optimizer = torch.optim.Adam([scores, filled.trained, shielded.trained, compact], 0.3, fused=True)
     for _ in range(3):
-        optimizer = torch.optim.Adam([scores, trained, compact], 0.3, fused=True)
-        (popup.weight.sum() + shielded.weight.square().sum() + compact.square().sum()).backward()
-        for trainee in (popup, shielded):
+        loss = sum(each.weight.square().sum() for each in (filled, shielded)) + popup.weight.sum()
+        compact.grad = None
+        (loss + compact.square().sum()).backward()
+        for trainee in (popup, filled, shielded):
             trainee.hand_on()
         optimizer.step()
-        optimizer.zero_grad()
-        for trainee in (popup, shielded):
+        for trainee in (popup, filled, shielded):
             trainee.fill()
         assert torch.equal(popup.weight.detach(), pool * top_k_mask(scores.detach().abs(), 20))
-        assert torch.allclose(shielded.weight.detach()[mask], compact.detach())
-        assert torch.equal(shielded.weight.detach()[~mask], pool[~mask])
+        for trainee in (filled, shielded):
+            assert torch.allclose(trainee.weight.detach()[mask], compact.detach())
+            assert torch.equal(trainee.weight.detach()[~mask], pool[~mask])

@@ -11,7 +11,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from brickyard.continual.masks import Popup, Shielded, mixed_weight, pack, top_k_mask, unpack
+from brickyard.continual.masks import (
+    Filled,
+    Popup,
+    Shielded,
+    mixed_weight,
+    pack,
+    top_k_mask,
+    under_mask,
+    unpack,
+)
 from brickyard.continual.tasks import Tasks
 from brickyard.core.brick import Brick, Extract
 from brickyard.core.decision import Decision
@@ -125,7 +134,7 @@ class MaskedLayer(TaskBrick):
         self.register_buffer("taken", torch.zeros_like(self.pool, dtype=torch.bool), persistent=False)
         self.scores: nn.Parameter | None = None
         self.free: nn.Parameter | None = None
-        self.trainee: Popup | Shielded | None = None
+        self.trainee: Popup | Filled | Shielded | None = None
         self._ready: tuple[int, int, Tensor] | None = None
 
     def mask(self, number: int) -> Tensor:
@@ -167,14 +176,10 @@ class MaskedLayer(TaskBrick):
         return self._ready[2]
 
     def _apply(self, fn: Any, recurse: bool = True) -> Any:
+        if self.trainee is not None:
+            raise RuntimeError("a task is being learned; move or convert the network before or after that")
         self._ready = None
-        found = super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
-        if isinstance(self.trainee, Popup):
-            self.trainee = Popup(self.trainee.scores, self.pool.detach(), self.keep)
-        elif self.trainee is not None:
-            assert self.free is not None
-            self.trainee = Shielded(self.free, self.trainee.factors.to(self.free.device) != 0)
-        return found
+        return super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
 
     def forward(self, x: Tensor) -> Tensor:
         """Compute what the plain layer does, with the weights of the task in use."""
@@ -238,8 +243,9 @@ class MaskedLayer(TaskBrick):
         Args:
             exclusive: Whether only those that no earlier task's mask holds.
         """
-        self.free = nn.Parameter(self._selected(len(self.rows) - 1).clone())
-        self.trainee = Shielded(self.free, self._trains(exclusive=exclusive))
+        weight = self._selected(len(self.rows) - 1).clone()
+        self.trainee = under_mask(weight, self._trains(exclusive=exclusive))
+        self.free = self.trainee.trained
 
     def _trains(self, *, exclusive: bool) -> Tensor:
         """Return which weights the last task trains."""
@@ -264,11 +270,11 @@ class MaskedLayer(TaskBrick):
 
     def keep_weights(self) -> None:
         """End the training of weights: write them into the pool."""
-        assert self.free is not None
-        assert isinstance(self.trainee, Shielded)
-        trains = self.trainee.factors != 0
+        assert isinstance(self.trainee, Filled | Shielded)
+        self.trainee.fill()
+        trains = self.trainee.trains
         with torch.no_grad():
-            self.pool[trains] = self.free[trains]
+            self.pool[trains] = self.trainee.weight[trains]
         self.free = self.trainee = None
 
     def close_task(self) -> None:
