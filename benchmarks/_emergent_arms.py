@@ -54,14 +54,16 @@ class Arm:
     """How the feed-forward networks of the chosen layers are trained.
 
     Attributes:
-        experts: Settings of `modularize_transformer`; None for a dense model.
+        experts: Settings of `modularize_transformer` that are not the usual ones; None for a dense model.
         fixed: Whether all tokens use the same experts, the first `top_k`.
         dropout: Share of pre-activations that are dropped, as the paper's code does.
+        rate: Learning rate as a multiple of the chosen one.
     """
 
     experts: Mapping[str, Any] | None = None
     fixed: bool = False
     dropout: float = 0.0
+    rate: float = 1.0
 
 
 DENSE = "dense"
@@ -74,6 +76,14 @@ ARMS = {
     "random experts, 16 of 64": Arm({"top_k": 16, "partition": "random"}),
     "lowest 16 of 64": Arm({"top_k": 16, "gate": "lowest"}),
     "fixed 16 of 64": Arm({"top_k": 16}, fixed=True),
+}
+TRIED = {  # beside the arms, with fewer seeds
+    "EMoE, 16 of 64, half the rate": Arm({"top_k": 16}, rate=0.5),
+    "EMoE, 16 of 64, twice the rate": Arm({"top_k": 16}, rate=2.0),
+    "EMoE, 16 of 64, one layer": Arm({"top_k": 16, "layers": "last-even:1"}),
+    "EMoE, 16 of 64, all layers": Arm({"top_k": 16, "layers": "all"}),
+    "EMoE, 4 of 16": Arm({"top_k": 4, "experts": 16}),
+    "EMoE, 48 of 64": Arm({"top_k": 48}),
 }
 REVERTED, SPLIT = "{}, reverted to dense", "dense, then {}"
 ORDER = ((DENSE, QUARTER), (HALF,))  # what is measured first
@@ -138,9 +148,8 @@ def prepare(model: Classifier, arm: Arm, seed: int) -> ModularTransformer | None
     """
     if arm.experts is None:
         return None
-    modular = modularize_transformer(
-        model.encoder, experts=EXPERTS, layers=LAYERS, seed=seed, **dict(arm.experts)
-    )
+    settings: dict[str, Any] = {"experts": EXPERTS, "layers": LAYERS, **arm.experts}
+    modular = modularize_transformer(model.encoder, seed=seed, **settings)
     if arm.fixed:
         first = tuple(range(arm.experts["top_k"]))
         modular.network.configure(dict.fromkeys(modular.experts, first))
@@ -246,17 +255,17 @@ def run(name: str, task: Task, seed: int, *, rate: float, precision: str) -> dic
         name: Name of the arm.
         task: The task.
         seed: Seed of everything.
-        rate: Highest learning rate.
+        rate: Highest learning rate, which the arm may multiply.
         precision: `fp32` or `bf16`.
 
     Returns:
         Metrics by part, by name of the method.
     """
-    arm, parts = ARMS[name], examples(task, seed)
+    arm, parts = {**ARMS, **TRIED}[name], examples(task, seed)
     model = fresh(seed)
     with noise(model, arm.dropout):
         modular = prepare(model, arm, seed)
-        train(model, task, parts["train"], seed, rate=rate, precision=precision)
+        train(model, task, parts["train"], seed, rate=rate * arm.rate, precision=precision)
     found = {name: scores(model, task, parts, precision)}
     if name in (QUARTER, HALF):
         assert modular is not None

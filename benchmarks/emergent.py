@@ -7,7 +7,8 @@ MiniLM (6 layers) learns CoLA, SST-2 and RTE from 1,000 examples of each. All ar
 examples, order, dropout and first head, so differences to the dense arm are paired. Out of domain are
 sentences of other sources (CoLA) and opinions on goods (SST-2). The learning rate is the best for the dense
 arm on validation examples of a seed that is not measured; which share of experts counts for the figures is
-decided by validation examples too.
+decided by validation examples too. Section `tried` trains other numbers of experts, layers and learning
+rates, with --tried-seeds seeds.
 
 Every arm of a task and seed is some rows of a CSV file below benchmarks/results; a stopped run goes on.
 """
@@ -22,17 +23,17 @@ import _emergent_arms as arms
 import numpy as np
 import torch
 from _command import begin, finish, ledger_of, options
-from _emergent_arms import ARMS, DENSE, HALF, ORDER, PARTS, QUARTER, REVERTED, TASKS
+from _emergent_arms import ARMS, DENSE, HALF, ORDER, PARTS, QUARTER, REVERTED, TASKS, TRIED
 from _minilm import model_folder
 from _record import Ledger, Row, columns, pick, say, table
 from scipy import stats
 
 from brickyard.modularize import example_inputs, modularize_transformer
 
-SECTIONS = ("cost", "tuning", "tasks")
+SECTIONS = ("cost", "tuning", "tasks", "tried")
 RATES = (1e-4, 2e-4, 4e-4)
 TUNED = 100  # seed of the tuning
-IN, OUT = PARTS["test"], PARTS["other"]
+VALIDATION, IN, OUT = PARTS["validation"], PARTS["test"], PARTS["other"]
 STEP, CONVERT = "step / dense step", "seconds to convert all layers"
 
 TARGETS = {
@@ -77,7 +78,7 @@ def chosen(rows: list[Row]) -> str:
     """Return the share of experts that validation examples favour."""
     means = {}
     for name in (QUARTER, HALF):
-        values = over_tasks(paired(rows, name, PARTS["validation"]))
+        values = over_tasks(paired(rows, name, VALIDATION))
         means[name] = float(np.mean(values)) if values else -np.inf
     return max(means, key=lambda name: means[name])
 
@@ -118,11 +119,13 @@ def figures(ledger: Ledger) -> tuple[dict[str, float | None], str]:
 
 def layout(ledger: Ledger, section: str) -> str:
     """Lay out the paired differences; other sections as usual."""
-    if section != "tasks":
+    if section not in ("tasks", "tried"):
         return table(ledger, section)
     rows = ledger.section(section)
+    if section == "tried":
+        rows = [*pick(ledger.section("tasks"), method=DENSE), *rows]
     lines: list[tuple[str, ...]] = [("method", "tasks", *TASKS, "mean over tasks", "seeds")]
-    for group in (IN, OUT):
+    for group in (IN, OUT) if section == "tasks" else (VALIDATION, IN, OUT):
         dense = [
             f"{np.mean(held):.2f}" if held else "-"
             for task in TASKS
@@ -240,7 +243,7 @@ def tune(runs: Runs) -> float:
         values = [
             row.value
             for task in TASKS
-            for row in pick(runs.rows("tuning", DENSE, task, TUNED, rate), group=PARTS["validation"])
+            for row in pick(runs.rows("tuning", DENSE, task, TUNED, rate), group=VALIDATION)
         ]
         means[rate] = float(np.mean(values))
     best = max(means, key=lambda rate: means[rate])
@@ -255,21 +258,30 @@ def main() -> None:
     parser = options(__doc__, SECTIONS)
     parser.set_defaults(seeds=list(range(10)))
     parser.add_argument("--precision", choices=("fp32", "bf16"), default="bf16", help="of training")
+    parser.add_argument(
+        "--tasks", type=lambda text: text.split(","), default=list(TASKS), help=f"of {', '.join(TASKS)}"
+    )
+    parser.add_argument("--tried-seeds", type=int, default=2, help="seeds of section tried")
     arguments = parser.parse_args()
+    unknown = [name for name in arguments.tasks if name not in TASKS]
+    if unknown:
+        parser.error(f"--tasks: {unknown[0]!r} is unknown; known: {', '.join(TASKS)}")
     wanted = begin(arguments, SECTIONS, ["cost"])
     ledger = ledger_of(arguments, "emergent")
     if "cost" in wanted:
         cost(ledger, arguments)
-    if "tuning" in wanted or "tasks" in wanted:
+    if {"tuning", "tasks", "tried"} & set(wanted):
         runs = Runs(ledger, arguments)
         rate = tune(runs)
-        if "tasks" in wanted:
-            first = [name for names in ORDER for name in names]
-            for names in (*ORDER, [name for name in ARMS if name not in first]):
-                for seed in arguments.seeds:
-                    for task in TASKS:
-                        for name in names:
-                            runs.rows("tasks", name, task, seed, rate)
+        first = [name for names in ORDER for name in names]
+        rest = [name for name in ARMS if name not in first]
+        tasks = [("tasks", names, seed) for names in (*ORDER, rest) for seed in arguments.seeds]
+        tried = [("tried", list(TRIED), seed) for seed in arguments.seeds[: arguments.tried_seeds]]
+        for section, names, seed in [*tasks, *tried]:
+            if section in wanted:
+                for task in arguments.tasks:
+                    for name in names:
+                        runs.rows(section, name, task, seed, rate)
     if ledger.section("tasks"):
         draw(ledger, arguments.results / "emergent.png")
     finish(ledger, arguments, SECTIONS, figures, layout)
