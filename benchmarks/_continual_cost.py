@@ -1,4 +1,4 @@
-"""What masks cost: bits, the time of a step, the time of a network that was cut out.
+"""What masks cost: bits, memory, the time of a step, the time of a network that was cut out.
 
 Times are processor times, which other processes disturb less.
 """
@@ -25,6 +25,7 @@ from brickyard.continual import Learner, LearnSettings, TaskFolder, masked
 from brickyard.continual.learner import one_cycle
 
 COST = "cost"
+GROWTH, GROWN = "memory of a task beside its mask, in MB", 50
 BITS, STEP, CUT = "bits of a mask over its entropy", "masked step over dense step", "cut over hand-built"
 
 
@@ -57,6 +58,8 @@ def measure_cost(ledger: Ledger, densities: Sequence[float], *, rounds: int) -> 
         for density in densities:
             where = {"limit": percent(density), "count": rounds, "group": name}
             ledger.add(COST, "ExSSNeT", BITS, _bits(build, shape, data, density), **where)
+            if rounds > 5 and density == min(densities):
+                ledger.add(COST, "ExSSNeT", GROWTH, _growth(build, shape, data, density), **where)
             ratios = [_step_ratio(build, shape, data, density) for _ in range(rounds)]
             ledger.add(COST, "ExSSNeT", STEP, statistics.median(ratios), **where)
             ledger.add(COST, "ExSSNeT", CUT, _cut_ratio(build, shape, data, density, rounds), **where)
@@ -80,6 +83,20 @@ def _bits(
         learner.learn("first", data, num_classes=10)
         (stored,) = learner.folder.stored()
     return stored.mask_bits / stored.entropy
+
+
+def _growth(
+    build: Callable[[], nn.Sequential], shape: tuple[int, ...], data: TensorDataset, density: float
+) -> float:
+    """Return by how much this process grows with each task, beside the task's mask."""
+    import psutil
+
+    learner, process, sizes = _learner(build, shape, density), psutil.Process(), []
+    few = TensorDataset(*data[: 2 * BATCH])
+    for task in range(GROWN + 5):
+        learner.learn(f"task {task}", few, num_classes=10)
+        sizes.append(process.memory_info().rss)
+    return ((sizes[-1] - sizes[4]) / GROWN - learner.network.num_weights / 8) / 1e6
 
 
 def _step_ratio(

@@ -1,6 +1,6 @@
 """The benchmark of emergent experts: fine-tuning with experts against fine-tuning the dense model.
 
-    python benchmarks/emergent.py                  everything; about three hours on one core
+    python benchmarks/emergent.py                  everything; about eight hours on one core
     python benchmarks/emergent.py --quick --json   a minute: costs, the rest from kept CSV
 
 MiniLM (6 layers) learns CoLA, SST-2 and RTE from 1,000 examples of each. All arms of a seed have the same

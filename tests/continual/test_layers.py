@@ -56,6 +56,17 @@ def test_weights_that_are_off_are_never_minus_zero():
     assert not torch.signbit(weight[~layer.mask(0)]).any()
 
 
+def test_room_for_a_mask_is_taken_before_what_training_needs():
+    layer = MaskedLayer(nn.Linear(8, 8), Tasks(), density=0.5)
+    layer.tasks.add("first")
+    layer.add_task(num_classes=3)
+    room = layer.get_buffer("mask0")
+    layer.begin_masks(torch.randn(8, 8))
+    layer.fix_mask()
+    assert layer.get_buffer("mask0") is room
+    assert int(layer.mask(0).sum()) == layer.keep
+
+
 @pytest.mark.parametrize(("density", "way"), [(0.2, Filled), (0.8, Shielded)])
 def test_only_free_weights_are_trained_and_written_back(density, way):
     torch.manual_seed(0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -203,7 +204,13 @@ class MaskedLayer(TaskBrick):
         return plain
 
     def add_task(self, *, num_classes: int) -> None:
-        """Give the new task a bias of its own; its mask comes with `begin_masks` and `fix_mask`."""
+        """Give the new task a bias of its own and room for its mask, which `set_mask` or `fix_mask` fills.
+
+        The room is taken first: what stays behind large memory that is freed later keeps that from being
+        used again, and each task would need more.
+        """
+        packed = torch.zeros(math.ceil(self.pool.numel() / 8), dtype=torch.uint8, device=self.pool.device)
+        self.register_buffer(f"mask{len(self.rows)}", packed)
         if self.fresh_bias is not None:
             self.biases.append(nn.Parameter(self.fresh_bias.detach().clone()))
         self.rows.append(num_classes if self.is_head else self.pool.shape[0])
@@ -235,7 +242,8 @@ class MaskedLayer(TaskBrick):
 
     def set_mask(self, mask: Tensor) -> None:
         """Give the last task its mask, of the pool's shape."""
-        self.register_buffer(f"mask{len(self.rows) - 1}", pack(mask))
+        self.get_buffer(f"mask{len(self.rows) - 1}").copy_(pack(mask))
+        self._ready = None
 
     def begin_weights(self, *, exclusive: bool) -> None:
         """Train the weights under the last task's mask.

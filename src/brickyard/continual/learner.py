@@ -166,7 +166,7 @@ class Learner:
             raise
         finally:
             self.network.network.eval()
-            self.network.network.requires_grad_(False)
+            self.network.network.requires_grad_(False).zero_grad()
         for layer in self.network.layers.values():
             layer.close_task()
         self.network.records.append(learned.record)
