@@ -56,7 +56,8 @@ class Arm:
     Attributes:
         experts: Settings of `modularize_transformer` that are not the usual ones; None for a dense model.
         fixed: Whether all tokens use the same experts, the first `top_k`.
-        dropout: Share of pre-activations that are dropped, as the paper's code does.
+        dropout: Share of pre-activations that are dropped in front of the activation, as the paper's code
+            does.
         rate: Learning rate as a multiple of the chosen one.
     """
 
@@ -68,10 +69,14 @@ class Arm:
 
 DENSE = "dense"
 QUARTER, HALF = "EMoE, 16 of 64", "EMoE, 32 of 64"
+ONE_LAYER, DROPPED = "EMoE, 16 of 64, one layer", "EMoE, 16 of 64, dropout 0.1"
+CANDIDATES = (QUARTER, HALF, ONE_LAYER, DROPPED)
 ARMS = {
     DENSE: Arm(),
     QUARTER: Arm({"top_k": 16}),
     HALF: Arm({"top_k": 32}),
+    ONE_LAYER: Arm({"top_k": 16, "layers": "last-even:1"}),
+    DROPPED: Arm({"top_k": 16}, dropout=DROPOUT),
     "dense, dropout 0.1": Arm(dropout=DROPOUT),
     "random experts, 16 of 64": Arm({"top_k": 16, "partition": "random"}),
     "lowest 16 of 64": Arm({"top_k": 16, "gate": "lowest"}),
@@ -80,13 +85,12 @@ ARMS = {
 TRIED = {  # beside the arms, with fewer seeds
     "EMoE, 16 of 64, half the rate": Arm({"top_k": 16}, rate=0.5),
     "EMoE, 16 of 64, twice the rate": Arm({"top_k": 16}, rate=2.0),
-    "EMoE, 16 of 64, one layer": Arm({"top_k": 16, "layers": "last-even:1"}),
     "EMoE, 16 of 64, all layers": Arm({"top_k": 16, "layers": "all"}),
     "EMoE, 4 of 16": Arm({"top_k": 4, "experts": 16}),
     "EMoE, 48 of 64": Arm({"top_k": 48}),
 }
 REVERTED, SPLIT = "{}, reverted to dense", "dense, then {}"
-ORDER = ((DENSE, QUARTER), (HALF,))  # what is measured first
+ORDER = ((DENSE, QUARTER), (HALF,), (ONE_LAYER, DROPPED))  # what is measured first
 
 
 class Classifier(nn.Module):
@@ -158,17 +162,17 @@ def prepare(model: Classifier, arm: Arm, seed: int) -> ModularTransformer | None
 
 @contextmanager
 def noise(model: Classifier, share: float) -> Iterator[None]:
-    """Drop a share of the pre-activations of the layers that would have experts."""
+    """Drop a share of the pre-activations of the layers that have experts, or would have."""
     from brickyard.modularize import example_inputs, find_anatomy
 
     handles = []
     if share:
         layers = find_anatomy(model.encoder, example_inputs(model.encoder)).layers[::2][-2:]
         for part in (part for layer in layers for part in layer.feed_forwards):
-            keys = model.encoder.get_submodule(part.keys)
+            activation = model.encoder.get_submodule(part.activation)
             handles.append(
-                keys.register_forward_hook(
-                    lambda module, _, output: F.dropout(output, share, training=module.training)
+                activation.register_forward_pre_hook(
+                    lambda module, args: F.dropout(args[0], share, training=module.training)
                 )
             )
     try:
@@ -267,7 +271,7 @@ def run(name: str, task: Task, seed: int, *, rate: float, precision: str) -> dic
         modular = prepare(model, arm, seed)
         train(model, task, parts["train"], seed, rate=rate * arm.rate, precision=precision)
     found = {name: scores(model, task, parts, precision)}
-    if name in (QUARTER, HALF):
+    if name in CANDIDATES:
         assert modular is not None
         modular.revert()
         found[REVERTED.format(name)] = scores(model, task, parts, precision)

@@ -6,7 +6,7 @@
 MiniLM (6 layers) learns CoLA, SST-2 and RTE from 1,000 examples of each. All arms of a seed have the same
 examples, order, dropout and first head, so differences to the dense arm are paired. Out of domain are
 sentences of other sources (CoLA) and opinions on goods (SST-2). The learning rate is the best for the dense
-arm on validation examples of a seed that is not measured; which share of experts counts for the figures is
+arm on validation examples of a seed that is not measured; which arm with experts counts for the figures is
 decided by validation examples too. Section `tried` trains other numbers of experts, layers and learning
 rates, with --tried-seeds seeds.
 
@@ -23,7 +23,7 @@ import _emergent_arms as arms
 import numpy as np
 import torch
 from _command import begin, finish, ledger_of, options
-from _emergent_arms import ARMS, DENSE, HALF, ORDER, PARTS, QUARTER, REVERTED, TASKS, TRIED
+from _emergent_arms import ARMS, CANDIDATES, DENSE, ORDER, PARTS, QUARTER, REVERTED, TASKS, TRIED
 from _minilm import model_folder
 from _record import Ledger, Row, columns, pick, say, table
 from scipy import stats
@@ -75,11 +75,11 @@ def over_tasks(found: dict[str, dict[str, float]]) -> list[float]:
 
 
 def chosen(rows: list[Row]) -> str:
-    """Return the share of experts that validation examples favour."""
-    means = {}
-    for name in (QUARTER, HALF):
-        values = over_tasks(paired(rows, name, VALIDATION))
-        means[name] = float(np.mean(values)) if values else -np.inf
+    """Return the arm with experts that validation examples favour, of those with as many runs as any."""
+    found = {name: paired(rows, name, VALIDATION) for name in CANDIDATES}
+    runs = {name: sum(map(len, by_task.values())) for name, by_task in found.items()}
+    whole = [name for name in CANDIDATES if runs[name] == max(runs.values())]
+    means = {name: float(np.mean(over_tasks(found[name]) or -np.inf)) for name in whole}
     return max(means, key=lambda name: means[name])
 
 
@@ -91,7 +91,7 @@ def figures(ledger: Ledger) -> tuple[dict[str, float | None], str]:
 
     Returns:
         The figures by name, None where nothing was ever measured; and a table of them. Gains are means over
-        tasks and seeds of paired differences to the dense arm, in points, of the share of experts that
+        tasks and seeds of paired differences to the dense arm, in points, of the arm with experts that
         validation examples favour; `reverted_difference` is that of the same model reverted to dense.
     """
     rows, cost = ledger.section("tasks"), ledger.section("cost")
@@ -114,7 +114,7 @@ def figures(ledger: Ledger) -> tuple[dict[str, float | None], str]:
         )
         shown = ("-", "-") if not found else (f"{mean:.3f}", f"+-{half:.3f}")
         lines.append((figure, *shown, TARGETS[figure], str(len(found)), source))
-    return values, columns(lines) + f"\n  experts of the figures, by validation: {name}"
+    return values, columns(lines) + f"\n  arm of the figures, by validation: {name}"
 
 
 def layout(ledger: Ledger, section: str) -> str:
