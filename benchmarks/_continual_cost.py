@@ -8,7 +8,7 @@ from __future__ import annotations
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
 
@@ -26,6 +26,7 @@ from brickyard.continual.learner import one_cycle
 
 COST = "cost"
 GROWTH, GROWN = "memory of a task beside its mask, in MB", 50
+BLOCK = 8  # steps
 BITS, STEP, CUT = "bits of a mask over its entropy", "masked step over dense step", "cut over hand-built"
 
 
@@ -109,27 +110,33 @@ def _growth(
 def _step_ratio(
     build: Callable[[], nn.Sequential], shape: tuple[int, ...], data: TensorDataset, density: float
 ) -> float:
-    """Return the median step of both phases, half each, over that of the same network without masks.
+    """Return the mean of the two phases' steps over that of the same network without masks.
 
-    That one is timed before and after, since processors change their speed.
+    Blocks of masked and dense steps take turns, since machines change their speed, and each block is compared
+    with the one behind it; its first step brings the network back into the caches and does not count.
     """
     dense = _dense_steps(build(), data)
-    learner, ends = _learner(build, shape, density), [time.process_time()]
-    learner.learn(
-        "first", data, num_classes=10, progress=lambda done, steps, loss: ends.append(time.process_time())
-    )
-    steps = [end - start for start, end in pairwise(ends)]
-    half = len(steps) // 2  # the first of each phase prepares
-    both = statistics.median(steps[1:half]) + statistics.median(steps[half + 1 :])
-    dense += _dense_steps(build(), data)
-    return both / 2 / statistics.median(dense)
+    ratios: list[float] = []
+    times: list[float] = []
+
+    def note(done: int, steps: int, loss: float) -> None:
+        times.append(time.process_time())
+        if done % BLOCK == 0:
+            masked_steps = [end - start for start, end in pairwise(times)]
+            plain = [next(dense) for _ in range(BLOCK)]
+            ratios.append(statistics.median(masked_steps) / statistics.median(plain[1:]))
+            times.clear()
+
+    _learner(build, shape, density).learn("first", data, num_classes=10, progress=note)
+    half = len(ratios) // 2
+    return (statistics.median(ratios[:half]) + statistics.median(ratios[half:])) / 2
 
 
-def _dense_steps(module: nn.Module, data: TensorDataset) -> list[float]:
+def _dense_steps(module: nn.Module, data: TensorDataset) -> Iterator[float]:
+    """Make steps of two epochs, each when it is asked for, and yield their times."""
     optimizer = torch.optim.Adam(module.parameters(), 1e-3, fused=True)
-    batches = torch.randperm(len(data)).split(BATCH)
+    batches = [batch for _ in range(2) for batch in torch.randperm(len(data)).split(BATCH)]
     schedule = one_cycle(optimizer, len(batches))
-    times = []
     for places in batches:
         started = time.process_time()
         inputs, labels = data[places]
@@ -139,8 +146,7 @@ def _dense_steps(module: nn.Module, data: TensorDataset) -> list[float]:
         loss.backward()
         optimizer.step()
         schedule.step()
-        times.append(time.process_time() - started)
-    return times[1:]
+        yield time.process_time() - started
 
 
 def _cut_ratio(

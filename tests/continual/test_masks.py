@@ -1,9 +1,11 @@
 """Masks have exactly the entries asked for, survive packing, and pass the gradients they should."""
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
+from brickyard.continual import kernels
 from brickyard.continual.masks import Filled, Popup, Shielded, TopK, mixed_weight, pack, top_k_mask, unpack
 
 
@@ -79,7 +81,7 @@ def test_the_largest_are_found_near_where_they_were_as_anew():
     generator = torch.Generator().manual_seed(0)
     values = torch.randn(300, 100, generator=generator)
     for keep in (600, 3000, 15_000, 29_999):
-        top_k = TopK((300, 100), keep)
+        top_k = TopK(np.empty((300, 100), np.float32), keep)
         moved = values.clone()
         for step in range(12):
             moved += 0.01 * torch.randn(300, 100, generator=generator)
@@ -89,9 +91,88 @@ def test_the_largest_are_found_near_where_they_were_as_anew():
                 moved = (moved * 4).round() / 4  # many are equal
             expected = top_k_mask(moved.abs(), keep)
             assert torch.equal(torch.from_numpy(top_k(moved.numpy())), expected)
-    zeros = TopK((300, 100), 7)
+    zeros = TopK(np.empty((300, 100), np.float32), 7)
     for _ in range(2):
         assert int(zeros(torch.zeros(300, 100).numpy()).sum()) == 7
+
+
+@pytest.fixture
+def compiled():
+    if kernels.kernels() is None:
+        pytest.skip("numba is not installed")
+    return kernels.kernels()
+
+
+@pytest.mark.parametrize("keep", [1, 500, 9000, 17_000, 17_499])
+def test_compiled_selection_is_the_same(compiled, keep):
+    shape = (250, 70)  # entries are no multiple of eight
+    generator = torch.Generator().manual_seed(0)
+    values, pool = (torch.randn(shape, generator=generator) for _ in range(2))
+    top_k = TopK(np.empty(shape, np.float32), keep, compiled=compiled)
+    used = 0
+    for step in range(12):
+        values += 0.001 * torch.randn(shape, generator=generator)
+        if step == 6:
+            values *= 3.0  # nothing is where it was
+        if step > 8:
+            values = (values * 4).round() / 4  # many are equal
+        near = top_k.near
+        top_k.magnitudes[:] = np.nan
+        top_k.select(values.numpy(), pool.numpy())
+        used += bool(near)
+        expected = torch.where(top_k_mask(values.abs(), keep), pool, 0)
+        assert torch.equal(torch.from_numpy(top_k.magnitudes), expected)
+    assert used >= 8  # not where the smallest kept one is 0
+
+
+def test_the_compiled_bounds_hold_or_say_so(compiled):
+    scores = np.linspace(-1, 1, 20_001, dtype=np.float32)
+    pool, weight = np.ones_like(scores), np.empty_like(scores)
+    flags, places, room = (np.empty(scores.size, kind) for kind in (np.uint8, np.int32, np.int32))
+    order = np.sort(np.abs(scores))[::-1]
+    for low, high, inside in ((0.4, 0.6, True), (0.51, 0.6, False), (0.3, 0.49, False)):
+        bounds = (int(np.float32(bound).view(np.int32)) for bound in (low, high))
+        found = compiled.select(scores, pool, weight, flags, places, room, 10_000, *bounds)
+        if inside:
+            assert np.int32(found).view(np.float32) == order[9999]
+            assert weight.sum() == 10_000
+        else:
+            assert found == -1
+
+
+def test_training_is_the_same_with_and_without_compiled_functions(compiled, monkeypatch):
+    """The same to the bit: scores of each step, and so masks."""
+
+    def train() -> torch.Tensor:
+        generator = torch.Generator().manual_seed(0)
+        scores, pool = (torch.randn(130, 130, generator=generator) for _ in range(2))
+        popup = Popup(nn.Parameter(scores), pool, 1690)
+        optimizer = torch.optim.Adam([popup.scores], 0.01, fused=True)
+        for _ in range(20):
+            popup.fill()
+            x = torch.randn(16, 130, generator=generator)
+            (x @ popup.weight).square().mean().backward()
+            popup.hand_on()
+            optimizer.step()
+        return popup.scores.detach()
+
+    fast = train()
+    monkeypatch.setattr("brickyard.continual.masks.kernels", lambda: None)
+    assert torch.equal(fast, train())
+
+
+def test_weights_in_another_memory_order_are_trained_too():
+    pool = torch.randn(64, 32, 3, 3).contiguous(memory_format=torch.channels_last)
+    scores = nn.Parameter(torch.randn(64, 32, 3, 3))
+    popup = Popup(scores, pool, 900)
+    for _ in range(3):
+        scores.detach().add_(0.01 * torch.randn(scores.shape))
+        popup.fill()
+        expected = torch.where(top_k_mask(scores.detach().abs(), 900), pool, 0)
+        assert torch.equal(popup.weight.detach(), expected)
+        popup.weight.grad = torch.ones_like(pool)
+        popup.hand_on()
+        assert torch.allclose(scores.grad, pool * scores.detach().sign())
 
 
 def test_a_layer_may_be_called_twice_in_a_step():

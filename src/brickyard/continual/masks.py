@@ -16,6 +16,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from brickyard.continual.kernels import Kernels, kernels
+
 _SAMPLE = 4096  # entries from which the place of the smallest kept one is guessed
 _NARROW, _WIDE = 1e-3, 0.05  # least and largest share of a threshold by which the next may differ
 _SPREADS = 3.0  # how many standard deviations the guess is given on both sides
@@ -80,20 +82,21 @@ def _kth_largest(values: npt.NDArray[np.floating[Any]], keep: int) -> float:
 
 
 class TopK:
-    """Marks the largest entries of one array again and again, as `top_k_mask` does, in memory of its own.
+    """Marks the largest entries of one array again and again, as `top_k_mask` does, in the same memory.
 
     From call to call the smallest kept entry changes little, so it is looked for near where it was. What is
     found does not depend on that: where it is not there, it is looked for anew.
 
     Args:
-        shape: Shape of the array.
+        room: An array of the same shape, which is overwritten with magnitudes.
         keep: Entries to mark.
+        compiled: Functions that `select` is faster with; arrays must then be contiguous.
     """
 
-    def __init__(self, shape: tuple[int, ...], keep: int) -> None:
-        self.keep = keep
-        self.magnitudes = np.empty(shape, dtype=np.float32)
-        self.found, self.band = (np.empty(shape, dtype=np.bool_) for _ in range(2))
+    def __init__(self, room: npt.NDArray[np.float32], keep: int, *, compiled: Kernels | None = None) -> None:
+        self.magnitudes, self.keep, self.compiled = room, keep, compiled
+        self.found, self.band = (np.empty(room.shape, dtype=np.bool_) for _ in range(2))
+        self.rooms = [np.empty(room.size, dtype=np.int32) for _ in range(0 if compiled is None else 2)]
         self.near, self.width = 0.0, 0.0
 
     def __call__(self, values: npt.NDArray[np.float32]) -> npt.NDArray[np.bool_]:
@@ -114,32 +117,62 @@ class TopK:
             surplus = int(np.count_nonzero(self.found)) - self.keep
             if surplus:
                 self.found.reshape(-1)[np.flatnonzero(flat == threshold)[-surplus:]] = False
+        self._moved(threshold)
+        return self.found
+
+    def select(self, values: npt.NDArray[np.float32], pool: npt.NDArray[np.float32]) -> None:
+        """Write into the room what a pool has in the places of largest magnitude, and 0 elsewhere.
+
+        Args:
+            values: Numbers of the shape, without NaN.
+            pool: Numbers of the shape.
+        """
+        if self.compiled is not None and self.near > 0:
+            flat = (array.reshape(-1) for array in (values, pool, self.magnitudes, self.band.view(np.uint8)))
+            ends = (int(end.view(np.int32)) for end in self._ends())
+            threshold = self.compiled.select(*flat, *self.rooms, self.keep, *ends)
+            if threshold >= 0:
+                self._moved(float(np.int32(threshold).view(np.float32)))
+                return
+        np.multiply(pool, self(values), out=self.magnitudes)
+
+    def _ends(self) -> tuple[np.float32, np.float32]:
+        """Return the ends of the band in which the new threshold is looked for."""
+        return np.float32(self.near * (1 - self.width)), np.float32(self.near * (1 + self.width))
+
+    def _moved(self, threshold: float) -> None:
+        """Note where the threshold is, and how far away to look for the next."""
         drift = abs(threshold - self.near) / threshold if threshold > 0 else 1.0
         self.width = min(max(2 * drift, self.width / 2, _NARROW), _WIDE)
         self.near = threshold
-        return self.found
 
     def _near(self) -> float | None:
         """Mark the entries by a band around the last threshold; None where it does not hold the new one."""
         if not self.near > 0 or self.magnitudes.size <= 4 * _SAMPLE:
             return None
-        low, high = (np.float32(self.near * (1 + part * self.width)) for part in (-1, 1))
+        low, high = self._ends()
         np.greater_equal(self.magnitudes, high, out=self.found)
         np.greater_equal(self.magnitudes, low, out=self.band)
         np.logical_xor(self.band, self.found, out=self.band)
-        rest = self.keep - int(np.count_nonzero(self.found))
         places = np.flatnonzero(self.band)
-        if not 1 <= rest <= len(places):
+        found = _rest(self.magnitudes.reshape(-1)[places], self.keep - int(np.count_nonzero(self.found)))
+        if found is None:
             return None
-        inside = self.magnitudes.reshape(-1)[places]
-        place = len(inside) - rest
-        threshold = np.partition(inside, place)[place]
-        kept = inside >= threshold
-        surplus = int(np.count_nonzero(kept)) - rest
-        if surplus:
-            kept[np.flatnonzero(inside == threshold)[-surplus:]] = False
-        self.found.reshape(-1)[places[kept]] = True
-        return float(threshold)
+        self.found.reshape(-1)[places[found[0]]] = True
+        return found[1]
+
+
+def _rest(inside: npt.NDArray[np.float32], rest: int) -> tuple[npt.NDArray[np.bool_], float] | None:
+    """Mark the `rest` largest numbers, and tell the smallest of them; None where that is impossible."""
+    if not 1 <= rest <= len(inside):
+        return None
+    place = len(inside) - rest
+    threshold = np.partition(inside, place)[place]
+    kept = inside >= threshold
+    surplus = int(np.count_nonzero(kept)) - rest
+    if surplus:
+        kept[np.flatnonzero(inside == threshold)[-surplus:]] = False
+    return kept, float(threshold)
 
 
 class Popup:
@@ -161,7 +194,11 @@ class Popup:
     def __init__(self, scores: nn.Parameter, pool: Tensor, keep: int) -> None:
         self.scores, self.pool, self.keep = scores, pool, keep
         self.weight = torch.empty_like(pool).requires_grad_()
-        self.top_k = TopK(tuple(pool.shape), keep) if pool.is_cpu and pool.dtype == torch.float32 else None
+        self.top_k, self.compiled = None, None
+        if pool.is_cpu and pool.dtype == torch.float32:
+            flat = pool.is_contiguous() and scores.is_contiguous()
+            self.compiled = kernels() if flat and pool.numel() > 4 * _SAMPLE else None
+            self.top_k = TopK(self.weight.detach().numpy(), keep, compiled=self.compiled)
         self.fill()
 
     def fill(self) -> None:
@@ -169,14 +206,17 @@ class Popup:
         self.scores.grad = None
         scores, weight = self.scores.detach(), self.weight.detach()
         if self.top_k is not None:
-            np.multiply(self.pool.numpy(), self.top_k(scores.numpy()), out=weight.numpy())
+            self.top_k.select(scores.numpy(), self.pool.numpy())
         else:
             torch.mul(self.pool, top_k_mask(scores.abs(), self.keep), out=weight)
 
     def hand_on(self) -> None:
         """Give the scores their gradient: as if each magnitude itself multiplied its weight."""
         gradient, self.weight.grad = self.weight.grad, None
-        if gradient is not None:
+        if gradient is not None and self.compiled is not None and gradient.is_contiguous():
+            flat = (gradient, self.pool, self.scores.detach())
+            self.compiled.hand_on(*(tensor.view(-1).numpy() for tensor in flat))
+        elif gradient is not None:
             _SIGNED(gradient.mul_(self.pool), self.scores.detach(), -1.0, False, grad_input=gradient)
         self.scores.grad = gradient
 
