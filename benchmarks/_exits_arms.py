@@ -55,6 +55,11 @@ def early_less(exit: int, last: int) -> float:
     return 1.0 if exit == last else 0.3
 
 
+def depth_squared(exit: int, last: int) -> float:
+    """Weigh an exit by the square of its share of the layers."""
+    return (exit / last) ** 2
+
+
 def rates(learning_rate: float, head_rate: float) -> tuple[str, dict[str, float]]:
     """Return words for the rates, and the settings."""
     words = f"rate {learning_rate:g}" + (f", heads x{head_rate:g}" if head_rate != 1 else "")
