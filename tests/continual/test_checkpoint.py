@@ -2,6 +2,8 @@
 
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
 from torch import nn
 from torch.utils.data import TensorDataset
 
@@ -78,6 +80,22 @@ def test_a_checkpoint_of_another_run_is_refused(blobs, quick, tmp_path):
     with pytest.raises(TrainError, match="seed: it has 0, this run 1"):
         learner.learn("second", blobs(1), num_classes=4, checkpoint=file)
     assert network.tasks.values == ("first",)
+
+
+def test_weights_in_the_form_of_another_version_are_refused(blobs, quick, tmp_path):
+    file = tmp_path / "task.learning"
+    with pytest.raises(Stopped):
+        learned(blobs, quick(), checkpoint=file, progress=stop_at(70))
+    with safe_open(file, framework="pt") as stream:
+        tensors = {name: stream.get_tensor(name) for name in stream.keys()}  # noqa: SIM118
+        metadata = stream.metadata()
+    name = next(name for name in tensors if name.startswith("trained."))
+    tensors[name] = tensors[name].reshape(-1)[:-1].clone()
+    save_file(tensors, file, metadata=metadata)
+    content = file.read_bytes()
+    with pytest.raises(TrainError, match=r"trained weights of .*; another version wrote it: remove it"):
+        learned(blobs, quick(), checkpoint=file)
+    assert file.read_bytes() == content
 
 
 def test_a_file_that_is_no_checkpoint_is_refused(tmp_path):

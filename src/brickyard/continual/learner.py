@@ -304,6 +304,12 @@ class _Run:
                 layer.set_mask(tensors[f"mask.{path}"].to(layer.pool.device))
                 layer.begin_weights(exclusive=self.settings.arm == "exssnet")
                 assert layer.free is not None
+                assert self.checkpoint is not None
+                if layer.free.shape != trained.shape:
+                    raise self.checkpoint.error(
+                        f"{self.checkpoint.path} keeps {tuple(trained.shape)} trained weights of {path}, needed "
+                        f"are {tuple(layer.free.shape)}; another version wrote it: remove it and begin anew"
+                    )
                 with torch.no_grad():
                     layer.free.copy_(trained)
         self.generator.set_state(tensors["generator"])
