@@ -93,7 +93,7 @@ def test_weights_in_the_form_of_another_version_are_refused(blobs, quick, tmp_pa
     tensors[name] = tensors[name].reshape(-1)[:-1].clone()
     save_file(tensors, file, metadata=metadata)
     content = file.read_bytes()
-    with pytest.raises(TrainError, match=r"trained weights of .*; another one wrote it: remove it"):
+    with pytest.raises(TrainError, match=r"trained weights of .*; another version wrote it: remove it"):
         learned(blobs, quick(), checkpoint=file)
     assert file.read_bytes() == content
 

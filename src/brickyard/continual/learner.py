@@ -307,8 +307,8 @@ class _Run:
                 assert self.checkpoint is not None
                 if layer.free.shape != trained.shape:
                     raise self.checkpoint.error(
-                        f"{self.checkpoint.path} keeps {tuple(trained.shape)} trained weights of {path}, "
-                        f"this version {tuple(layer.free.shape)}; another one wrote it: remove it and begin anew"
+                        f"{self.checkpoint.path} keeps {tuple(trained.shape)} trained weights of {path}, not "
+                        f"{tuple(layer.free.shape)}; another version wrote it: remove it and begin anew"
                     )
                 with torch.no_grad():
                     layer.free.copy_(trained)
