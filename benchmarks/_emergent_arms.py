@@ -75,12 +75,12 @@ ARMS = {
     DENSE: Arm(),
     QUARTER: Arm({"top_k": 16}),
     HALF: Arm({"top_k": 32}),
-    ONE_LAYER: Arm({"top_k": 16, "layers": "last-even:1"}),
-    DROPPED: Arm({"top_k": 16}, dropout=DROPOUT),
     "dense, dropout 0.1": Arm(dropout=DROPOUT),
     "random experts, 16 of 64": Arm({"top_k": 16, "partition": "random"}),
     "lowest 16 of 64": Arm({"top_k": 16, "gate": "lowest"}),
     "fixed 16 of 64": Arm({"top_k": 16}, fixed=True),
+    ONE_LAYER: Arm({"top_k": 16, "layers": "last-even:1"}),
+    DROPPED: Arm({"top_k": 16}, dropout=DROPOUT),
 }
 TRIED = {  # beside the arms, with fewer seeds
     "EMoE, 16 of 64, half the rate": Arm({"top_k": 16}, rate=0.5),
@@ -90,7 +90,8 @@ TRIED = {  # beside the arms, with fewer seeds
     "EMoE, 48 of 64": Arm({"top_k": 48}),
 }
 REVERTED, SPLIT = "{}, reverted to dense", "dense, then {}"
-ORDER = ((DENSE, QUARTER), (HALF,), (ONE_LAYER, DROPPED))  # what is measured first
+CONTROLS = ("dense, dropout 0.1", "random experts, 16 of 64", "lowest 16 of 64", "fixed 16 of 64")
+ORDER = ((DENSE, QUARTER), (HALF,), CONTROLS)  # what is measured first
 
 
 class Classifier(nn.Module):
