@@ -185,8 +185,8 @@ def choose(runs: Runs) -> list[Recipe]:
 
     The rate is that of the last exit trained alone. Of the settings of exits that are trained together those
     with the highest last exits get three seeds; then it is the highest mean MRR among those whose last exit
-    loses at most 0.01, else the highest last exit. How fast heads learn is chosen for each family: by the last
-    exit, by a single one, by the mean over exits that are trained together.
+    loses at most 0.01, else the highest last exit. How fast heads learn is chosen for each family: by the
+    last exit, by a single one, by the mean over exits that are trained together.
     """
 
     def tuned(recipe: Recipe, seeds: Sequence[int] = (TUNING_SEED,)) -> dict[int, float]:
@@ -216,8 +216,8 @@ def choose(runs: Runs) -> list[Recipe]:
         name = max(final, key=lambda name: final[name][DEEPEST])
     (multi,) = (recipe for recipe in every if recipe.name == name)
     faster = arms.rates(rate, HEAD_RATES[-1])
-    words = multi.name.removesuffix(arms.rates(rate, HEAD_RATES[1])[0])
-    quick = Recipe(family=MULTI, name=words + faster[0], settings={**multi.settings, **faster[1]})
+    words = f"{multi.name.partition(', rate ')[0]}, {faster[0]}"
+    quick = Recipe(family=MULTI, name=words, settings={**multi.settings, **faster[1]})
     multi = max((multi, quick), key=lambda recipe: float(np.mean(list(tuned(recipe).values()))))
     peer = Recipe(family=PEER, name=f"defaults, rate {rate:g}", settings={"learning_rate": rate})
     return [multi, last, peer, Recipe(family=SINGLE, name=single.name, settings=single.settings)]
