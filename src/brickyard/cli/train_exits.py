@@ -54,7 +54,7 @@ def train_exits(
     learning_rate: Annotated[float, typer.Option(metavar="X", help="Peak rate.")] = 5e-5,
     head_rate: Annotated[
         float, typer.Option(metavar="X", help="Rate of the heads by that of the encoder.")
-    ] = 1.0,
+    ] = 10.0,
     warmup: Annotated[
         float, typer.Option(metavar="X", help="Share of the steps over which the rate rises.")
     ] = 0.1,

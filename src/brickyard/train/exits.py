@@ -126,7 +126,7 @@ class ExitSettings:
 
     steps: int = 500
     learning_rate: float = 5e-5
-    head_rate: float = 1.0
+    head_rate: float = 10.0
     warmup: float = 0.1
     weight_decay: float = 1e-2
     clip: float = 1.0
