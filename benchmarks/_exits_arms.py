@@ -60,10 +60,13 @@ def depth_squared(exit: int, last: int) -> float:
     return (exit / last) ** 2
 
 
-def rates(learning_rate: float, head_rate: float) -> tuple[str, dict[str, float]]:
+def rates(learning_rate: float, head_rate: float, last: float | None = None) -> tuple[str, dict[str, float]]:
     """Return words for the rates, and the settings."""
     words = f"rate {learning_rate:g}" + (f", heads x{head_rate:g}" if head_rate != 1 else "")
-    return words, {"learning_rate": learning_rate, "head_rate": head_rate}
+    settings = {"learning_rate": learning_rate, "head_rate": head_rate}
+    if last is None:
+        return words, settings
+    return f"{words}, last x{last:g}", {**settings, "last_head_rate": last}
 
 
 def fresh_encoder(exits: Sequence[int] = EXITS) -> MultiExitEncoder:

@@ -186,7 +186,8 @@ def choose(runs: Runs) -> list[Recipe]:
     The rate is that of the last exit trained alone. Of the settings of exits that are trained together those
     with the highest last exits get three seeds; then it is the highest mean MRR among those whose last exit
     loses at most 0.01, else the highest last exit. How fast heads learn is chosen for each family: by the
-    last exit, by a single one, by the mean over exits that are trained together.
+    last exit, by a single one, by the mean over exits that are trained together, whose last head may learn
+    as fast as that of the last exit alone.
     """
 
     def tuned(recipe: Recipe, seeds: Sequence[int] = (TUNING_SEED,)) -> dict[int, float]:
@@ -215,10 +216,13 @@ def choose(runs: Runs) -> list[Recipe]:
     else:
         name = max(final, key=lambda name: final[name][DEEPEST])
     (multi,) = (recipe for recipe in every if recipe.name == name)
-    faster = arms.rates(rate, HEAD_RATES[-1])
-    words = f"{multi.name.partition(', rate ')[0]}, {faster[0]}"
-    quick = Recipe(family=MULTI, name=words, settings={**multi.settings, **faster[1]})
-    multi = max((multi, quick), key=lambda recipe: float(np.mean(list(tuned(recipe).values()))))
+    words = multi.name.partition(", rate ")[0]
+    heads = [arms.rates(rate, HEAD_RATES[-1]), arms.rates(rate, HEAD_RATES[-1], last.settings["head_rate"])]
+    faster = [
+        Recipe(family=MULTI, name=f"{words}, {name}", settings={**multi.settings, **more})
+        for name, more in heads
+    ]
+    multi = max((multi, *faster), key=lambda recipe: float(np.mean(list(tuned(recipe).values()))))
     peer = Recipe(family=PEER, name=f"defaults, rate {rate:g}", settings={"learning_rate": rate})
     return [multi, last, peer, Recipe(family=SINGLE, name=single.name, settings=single.settings)]
 

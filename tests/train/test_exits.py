@@ -202,3 +202,19 @@ def test_heads_take_larger_steps_by_their_own_rate():
     assert moved["root.head.weight", 10.0] == pytest.approx(10 * moved["root.head.weight", 1.0], rel=1e-2)
     [word] = {name for name, _ in moved if name.endswith("word_embeddings.weight")}
     assert moved[word, 10.0] == pytest.approx(moved[word, 1.0], rel=1e-2)
+
+
+def test_the_last_head_has_a_rate_of_its_own():
+    pytest.importorskip("transformers")
+    moved = {}
+    for rate in (None, 2.0):
+        encoder = small_encoder("own")
+        head = encoder.network.get_parameter("root.head.weight")
+        before = head.detach().clone()
+        settings = replace(SETTINGS, steps=1, warmup=0, head_rate=10.0, last_head_rate=rate)
+        list(ExitTraining(encoder, batches=letters, settings=settings).run())
+        moved[rate] = (head - before).detach()
+    assert torch.equal(moved[None][:-1], moved[2.0][:-1])
+    assert torch.allclose(0.2 * moved[None][-1], moved[2.0][-1], rtol=1e-2, atol=1e-6)
+    with pytest.raises(TrainError, match=r"last_head_rate = 2\.0 needs a head of its own"):
+        ExitTraining(small_encoder("shared"), batches=letters, settings=settings)

@@ -55,6 +55,10 @@ def train_exits(
     head_rate: Annotated[
         float, typer.Option(metavar="X", help="Rate of the heads by that of the encoder.")
     ] = 10.0,
+    last_head_rate: Annotated[
+        float | None,
+        typer.Option(metavar="X", help="The same of the last exit's own head. Default: that of all heads."),
+    ] = None,
     warmup: Annotated[
         float, typer.Option(metavar="X", help="Share of the steps over which the rate rises.")
     ] = 0.1,
@@ -132,6 +136,7 @@ def train_exits(
             steps=steps,
             learning_rate=learning_rate,
             head_rate=head_rate,
+            last_head_rate=last_head_rate,
             warmup=warmup,
             weight_decay=weight_decay,
             clip=clip,

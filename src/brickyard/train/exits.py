@@ -21,6 +21,7 @@ from brickyard.train.supernet import warm_cosine
 
 _UNDECAYED = ("bias", "layer_embedding")  # ends of names; those of heads can have two axes
 _HEADS = ("root.head.", "context.")  # begins of the names of heads
+_OWN = {"root.head.weight": 3, "root.head.bias": 2}  # axes, the first over exits, where each has its own
 
 
 class Exits(Protocol):
@@ -107,6 +108,8 @@ class ExitSettings:
         steps: Optimizer steps.
         learning_rate: Peak rate of AdamW.
         head_rate: Rate of the heads by that of the backbone.
+        last_head_rate: That of the last exit's head, which has least to learn, where exits have heads of
+            their own; None for `head_rate`.
         warmup: Share of the steps over which the rate rises; then it falls to zero as a cosine.
         weight_decay: Of matrices; none for biases, norms and embeddings of layers.
         clip: Largest gradient norm.
@@ -127,6 +130,7 @@ class ExitSettings:
     steps: int = 500
     learning_rate: float = 5e-5
     head_rate: float = 10.0
+    last_head_rate: float | None = None
     warmup: float = 0.1
     weight_decay: float = 1e-2
     clip: float = 1.0
@@ -148,8 +152,8 @@ class ExitSettings:
         Raises:
             TrainError: A value is out of range.
         """
-        for name in ("steps", "learning_rate", "head_rate", "clip", "checkpoint_every"):
-            if not getattr(self, name) > 0:
+        for name in ("steps", "learning_rate", "head_rate", "last_head_rate", "clip", "checkpoint_every"):
+            if getattr(self, name) is not None and not getattr(self, name) > 0:
                 raise TrainError(f"{name} = {getattr(self, name)} must be above 0")
         for name in ("weight_decay", "seed", "contrast", "mlm", "same_source"):
             if not getattr(self, name) >= 0:
@@ -262,6 +266,12 @@ class ExitTraining:
             for part, module in self.modules.items()
             for name, one in module.named_parameters()
         ]
+        self.own_heads = [one for name, one in named if name in _OWN and one.dim() == _OWN[name]]
+        if settings.last_head_rate is not None and not self.own_heads:
+            raise TrainError(
+                f"last_head_rate = {settings.last_head_rate} needs a head of its own at each exit; give "
+                "head='own' to add_exits, or leave it out"
+            )
         groups: dict[tuple[float, float], list[Tensor]] = {}
         for name, one in named:
             decay = settings.weight_decay if one.dim() > 1 and not name.endswith(_UNDECAYED) else 0.0
@@ -326,7 +336,12 @@ class ExitTraining:
         total.backward()
         trained = [one for group in self.optimizer.param_groups for one in group["params"]]
         nn.utils.clip_grad_norm_(trained, settings.clip)
+        last = [one[-1].detach().clone() for one in self.own_heads]
         self.optimizer.step()
+        if settings.last_head_rate is not None:  # exits are one tensor, and steps of AdamW go with the rate
+            with torch.no_grad():
+                for one, before in zip(self.own_heads, last, strict=True):
+                    one[-1] = torch.lerp(before, one[-1], settings.last_head_rate / settings.head_rate)
         return (value, *(float(loss.detach()) for loss in figures))
 
     def _losses(self, step: int) -> tuple[Tensor, list[Tensor]]:
