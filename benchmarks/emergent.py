@@ -159,7 +159,7 @@ def draw(ledger: Ledger, path: Path) -> None:
                 axes.errorbar(mean, place, xerr=half, fmt="o", color="tab:blue", capsize=3)
         axes.axvline(0, color="grey", linewidth=0.8)
         axes.set_yticks(range(len(methods)), list(reversed(methods)))
-        axes.set(title=group, xlabel="difference to dense (points), 95 % interval")
+        axes.set(title=group, xlabel="points against dense, 95 %")
     figure.savefig(path, dpi=100)
 
 
