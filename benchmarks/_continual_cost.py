@@ -9,7 +9,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from itertools import pairwise
+from itertools import cycle, islice, pairwise, permutations
 from pathlib import Path
 
 import torch
@@ -27,6 +27,7 @@ from brickyard.continual.learner import one_cycle
 COST = "cost"
 GROWTH, GROWN = "memory of a task beside its mask, in MB", 50
 BLOCK = 8  # steps
+CALLS = 200
 BITS, STEP, CUT = "bits of a mask over its entropy", "masked step over dense step", "cut over hand-built"
 
 
@@ -66,7 +67,9 @@ def measure_cost(ledger: Ledger, densities: Sequence[float], *, rounds: int) -> 
             if rounds > 5 and density == min(densities):
                 ledger.add(COST, "ExSSNeT", GROWTH, _growth(build, shape, data, density), **where)
             ledger.add(COST, "ExSSNeT", STEP, step, **where)
-            ledger.add(COST, "ExSSNeT", CUT, _cut_ratio(build, shape, data, density, rounds), **where)
+            cut, other = _cut_ratios(build, shape, data, density, rounds)
+            ledger.add(COST, "ExSSNeT", CUT, cut, **where)
+            ledger.add(COST, "built by hand", CUT, other, **where)
             say(f"   {name}, {percent(density)}: step {step:.2f} of a dense one")
 
 
@@ -149,23 +152,34 @@ def _dense_steps(module: nn.Module, data: TensorDataset) -> Iterator[float]:
         yield time.process_time() - started
 
 
-def _cut_ratio(
+def _cut_ratios(
     build: Callable[[], nn.Sequential],
     shape: tuple[int, ...],
     data: TensorDataset,
     density: float,
     rounds: int,
-) -> float:
-    """Return the median latency of one input of a network that was cut out over one built by hand."""
+) -> tuple[float, float]:
+    """Return the latency of one input of a network that was cut out over one built by hand.
+
+    And that of another one built by hand, whose distance from 1 is what the measurement may be wrong by. All
+    three are made anew each round and in another order, since where weights lie in memory changes their
+    speed; the median over rounds counts.
+    """
     learner = _learner(build, shape, density)
     learner.learn("first", data, num_classes=10)
-    modules = [learner.network.extract("first").eval(), build().eval()]
     x = torch.randn(1, *shape)
-    times: list[list[float]] = [[], []]
-    with torch.no_grad():
-        for _ in range(rounds * 100):
-            for module, held in zip(modules, times, strict=True):
-                started = time.process_time()
-                module(x)
-                held.append(time.process_time() - started)
-    return statistics.median(times[0]) / statistics.median(times[1])
+    makers = [lambda: learner.network.extract("first"), build, build]
+    ratios: list[tuple[float, float]] = []
+    for order in islice(cycle(permutations(range(3))), rounds):
+        modules = {which: makers[which]().eval() for which in order}
+        times: dict[int, list[float]] = {which: [] for which in order}
+        with torch.no_grad():
+            for call in range(CALLS):
+                for which in order if call % 2 else reversed(order):
+                    started = time.process_time()
+                    modules[which](x)
+                    times[which].append(time.process_time() - started)
+        cut, built, other = (statistics.median(times[which]) for which in range(3))
+        ratios.append((cut / built, other / built))
+    cuts, others = zip(*ratios, strict=True)
+    return statistics.median(cuts), statistics.median(others)

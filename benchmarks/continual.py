@@ -98,7 +98,7 @@ def figures(ledger: Ledger, *, notes: Collection[str]) -> tuple[dict[str, float 
         "kkt_steps_share": steps_shares(transfer, ALPHABETS),
         "kkt_steps_share_turned": steps_shares(transfer, TURNED),
         "step_overhead": _values(cost, STEP),
-        "cut_overhead": _values(cost, CUT),
+        "cut_overhead": _values(pick(cost, method=EXSSNET), CUT),
     }
     behind = {"forgetting": ours, "over_original_code": [*longest, *original]}
     behind |= {"last10_vs_first10_points": last, "kkt_steps_share": transfer}

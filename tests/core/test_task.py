@@ -79,7 +79,7 @@ def test_generic_task(text):
         (
             THINGS,
             "red xyzzy",
-            r"'xyzzy' in the task .* is not a known word; Known words: size: small, large;",
+            r"'xyzzy' in the task .* is not a known word. Known words: size: small, large;",
         ),
         (THINGS, "red blue ring", "'red' and 'blue' are both a color; an object has only one"),
         (THINGS, "red red", "'red' occurs more than once"),

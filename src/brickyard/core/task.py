@@ -268,8 +268,8 @@ class Vocabulary:
         folded = {known.casefold(): known for known in self.words}
         near = [folded[match] for match in get_close_matches(word.casefold(), folded, n=3, cutoff=0.5)]
         where = "" if text is None else f" in the task {text!r}"
-        nearest = f"nearest: {', '.join(near)}. " if near else ""
-        return TaskError(f"{word!r}{where} is not a known word; {nearest}Known words: {self._listing()}")
+        nearest = f"; nearest: {', '.join(near)}" if near else ""
+        return TaskError(f"{word!r}{where} is not a known word{nearest}. Known words: {self._listing()}")
 
     def _listing(self) -> str:
         def show(words: tuple[str, ...]) -> str:

@@ -336,12 +336,13 @@ class ExitTraining:
         total.backward()
         trained = [one for group in self.optimizer.param_groups for one in group["params"]]
         nn.utils.clip_grad_norm_(trained, settings.clip)
-        last = [one[-1].detach().clone() for one in self.own_heads]
+        share = 1.0 if settings.last_head_rate is None else settings.last_head_rate / settings.head_rate
+        heads = self.own_heads if share != 1 else []
+        last = [one[-1].detach().clone() for one in heads]
         self.optimizer.step()
-        if settings.last_head_rate is not None:  # exits are one tensor, and steps of AdamW go with the rate
-            with torch.no_grad():
-                for one, before in zip(self.own_heads, last, strict=True):
-                    one[-1] = torch.lerp(before, one[-1], settings.last_head_rate / settings.head_rate)
+        with torch.no_grad():  # all exits are one tensor, and steps of AdamW go with the rate
+            for one, before in zip(heads, last, strict=True):
+                one[-1] = torch.lerp(before, one[-1], share)
         return (value, *(float(loss.detach()) for loss in figures))
 
     def _losses(self, step: int) -> tuple[Tensor, list[Tensor]]:
