@@ -130,13 +130,19 @@ def is_kept(ledger: Ledger, section: str, wanted: Wanted, **fields: object) -> b
 def best_rates(
     ledger: Ledger, arm: str, density: float, note: str, *, section: str = RATES
 ) -> tuple[float, float]:
-    """Return the rates of scores and weights best on held-out examples; middle ones without rows."""
+    """Return the rates of scores and weights that are best on held-out examples, on average over seeds.
+
+    Middle ones without rows.
+    """
     arm, rows = SAME_RATES.get(arm, arm), [*ledger.earlier, *ledger.rows]
     found = pick(rows, section=section, method=arm, limit=percent(density), note=note)
     if not found:
         held = rates(arm)
         return held[len(held) // 2]
-    mask, weight = max(found, key=lambda row: row.value).group.split()
+    by_group: dict[str, list[float]] = {}
+    for row in found:
+        by_group.setdefault(row.group, []).append(row.value)
+    mask, weight = max(by_group, key=lambda group: float(np.mean(by_group[group]))).split()
     return float(mask), float(weight)
 
 

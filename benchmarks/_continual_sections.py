@@ -26,7 +26,7 @@ from brickyard.continual import StreamTask, run_stream
 
 STREAM_RATES = "stream rates"
 FORWARD = "forward transfer"
-_RATE_SEED, _RATE_TASKS = 1000, 2
+_RATE_TASKS = 2
 _ALONE = {SSNET: EXSSNET, WITH_KKT: EXSSNET, NAIVE: INDEPENDENT}
 """Whose first task tells what a method reaches alone, where that is the same by construction."""
 
@@ -50,34 +50,28 @@ def adapted(wanted: Wanted, bench: Bench, *, given: Sequence[int | None], quick:
 
 
 def choose_stream_rates(ledger: Ledger, wanted: Wanted, bench: Bench) -> None:
-    """Measure every learning rate on held-out training examples of two tasks in an order of their own.
+    """Measure every learning rate on held-out training examples of two tasks in orders of their own.
 
     Args:
         ledger: Takes the rows.
         wanted: What is wanted.
         bench: The stream.
     """
-    stream = held_out(bench.tasks(_RATE_SEED, wanted.examples, bench.tests))[:_RATE_TASKS]
     note = _note(wanted, bench)
-    for arm in [arm for arm in wanted.arms if arm not in SAME_RATES]:
-        for density in _densities(arm, wanted.densities):
-            for mask_rate, weight_rate in rates(arm):
-                group = f"{mask_rate:g} {weight_rate:g}"
-                key = {"method": arm, "limit": percent(density), "group": group}
-                if is_kept(ledger, STREAM_RATES, wanted, note=note, **key):
-                    continue
-                plan = _plan(wanted, bench, density, _RATE_SEED, (mask_rate, weight_rate))
-                found = float(run_stream(ARMS[arm](plan), stream).learned.mean())
-                say(f"   {bench.name}, {arm}, {percent(density)}, rates {group}: {found:.4f} held out")
-                ledger.add(
-                    STREAM_RATES,
-                    metric="accuracy on held-out examples",
-                    value=found,
-                    seed=_RATE_SEED,
-                    note=note,
-                    task=bench.name,
-                    **key,
-                )
+    for seed in bench.rate_seeds:
+        stream = held_out(bench.tasks(seed, wanted.examples, bench.tests))[:_RATE_TASKS]
+        for arm in [arm for arm in wanted.arms if arm not in SAME_RATES]:
+            for density in _densities(arm, wanted.densities):
+                for chosen in rates(arm):
+                    group = f"{chosen[0]:g} {chosen[1]:g}"
+                    key = {"method": arm, "limit": percent(density), "group": group, "seed": str(seed)}
+                    if is_kept(ledger, STREAM_RATES, wanted, note=note, **key):
+                        continue
+                    plan = _plan(wanted, bench, density, seed, chosen)
+                    found = float(run_stream(ARMS[arm](plan), stream).learned.mean())
+                    say(f"   {bench.name}, {arm}, {percent(density)}, rates {group}: {found:.4f} held out")
+                    more = {"note": note, "task": bench.name, **key}
+                    ledger.add(STREAM_RATES, metric="accuracy on held-out examples", value=found, **more)
 
 
 def run_bench(ledger: Ledger, wanted: Wanted, bench: Bench) -> None:
