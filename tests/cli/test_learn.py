@@ -51,6 +51,8 @@ def test_quality_of_smaller_models_is_told(run, factory, stripes):
         (["--task", "new", "--arm", "ssnet"], "ssnet"),
         (["--task", "new", "--small-share", 2], "small_share = 2.0 must be from 0 to 1"),
         (["--task", "new", "--data", "nowhere"], "nowhere"),
+        (["--task", "new", "--seed", -1], "seed = -1 must be at least 0"),
+        (["--task", "new", "--mask-rate", "inf"], "mask_rate = inf must be above 0 and finite"),
     ],
 )
 def test_what_is_wrong_is_told(options, message, run, factory, stripes):
@@ -58,6 +60,31 @@ def test_what_is_wrong_is_told(options, message, run, factory, stripes):
     assert done.exit_code == 1
     assert message in done.stderr
     assert not (factory / "learned").exists()
+
+
+def test_damage_to_earlier_tasks_is_told_by_every_command(run, taught, stripes, tmp_path):
+    mine = shutil.copytree(taught, tmp_path / "mine")
+    manifest = mine / "learned" / "tasks" / "0001" / "manifest.json"
+    sound = json.loads(manifest.read_text())
+
+    def told(*arguments):
+        done = run(*arguments)
+        assert done.exit_code == 1
+        return done.stderr
+
+    learn = ("learn", mine, "--task", "new", "--data", stripes)
+    manifest.write_text(json.dumps({**sound, "task": {**sound["task"], "surplus": 1}}))
+    assert "tells of the task" in told("tasks", mine)
+    assert "tells of the task" in told(*learn)
+    manifest.write_text(json.dumps({name: value for name, value in sound.items() if name != "task"}))
+    assert "has the fields previous; expected task, previous" in told("tasks", mine)
+    assert "tells no name of a task" in told(*learn)
+    assert "tells no name of a task" in told("make", mine, "--task", "red", "--out", tmp_path / "model")
+    manifest.write_text(json.dumps(sound))
+    shutil.move(mine / "learned" / "tasks" / "0000", tmp_path / "away")
+    for arguments in (("tasks", mine), learn, ("make", mine, "--task", "red", "--out", tmp_path / "model")):
+        assert "0000 is missing or no folder" in told(*arguments)
+    assert json.loads(manifest.read_text()) == sound
 
 
 def test_a_bundled_factory_is_to_be_copied(run, stripes):

@@ -14,19 +14,16 @@ WORDS = ["[PAD]", "[UNK]", *["the", "cat", "sat", "on", "a", "mat", "and", "dog"
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
     """A tiny encoder with a tokenizer."""
+    return written(tmp_path_factory.mktemp("model") / "tiny", "Bert", max_position_embeddings=8)
+
+
+def written(folder, kind, **more):
     from tokenizers import Tokenizer, models, pre_tokenizers
 
-    folder = tmp_path_factory.mktemp("model") / "tiny"
     torch.manual_seed(0)
-    config = transformers.BertConfig(
-        vocab_size=len(WORDS),
-        hidden_size=12,
-        num_hidden_layers=3,
-        num_attention_heads=3,
-        intermediate_size=16,
-        max_position_embeddings=8,
-    )
-    transformers.BertForMaskedLM(config).save_pretrained(folder)
+    sizes = {"hidden_size": 12, "num_hidden_layers": 3, "num_attention_heads": 3, "intermediate_size": 16}
+    config = getattr(transformers, f"{kind}Config")(vocab_size=len(WORDS), **sizes, **more)
+    getattr(transformers, f"{kind}ForMaskedLM")(config).save_pretrained(folder)
     words = Tokenizer(models.WordLevel({word: place for place, word in enumerate(WORDS)}, unk_token="[UNK]"))
     words.pre_tokenizer = pre_tokenizers.Whitespace()
     tokenizer = transformers.PreTrainedTokenizerFast(
@@ -49,6 +46,41 @@ def test_a_network_folder_is_written(run, model, tmp_path):
     assert transformers.AutoTokenizer.from_pretrained(tmp_path / "network").pad_token == "[PAD]"
 
 
+def test_without_out_the_folder_is_named_after_the_model(run, model, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    more = ("modularize", "experts", model, "--experts", "4", "--top-k", "2")
+    done = run(*more)
+    assert done.exit_code == 0, done.output
+    assert done.stdout.startswith("tiny-experts: ")
+    assert len(load_modular(tmp_path / "tiny-experts").experts) == 2
+    done = run(*more)
+    assert done.exit_code == 1
+    assert "tiny-experts already exists; choose another folder by --out, or remove it first" in done.stderr
+
+
+def test_a_network_folder_is_split_anew_from_the_original(run, model, tmp_path):
+    assert run(*command(model, tmp_path / "first")).exit_code == 0
+    done = run(*command(tmp_path / "first", tmp_path / "second", "--experts", "8", "--layers", "all"))
+    assert done.exit_code == 0, done.output
+    assert "has experts already" in done.stderr
+    original = transformers.BertForMaskedLM.from_pretrained(model).state_dict()
+    modular = load_modular(tmp_path / "second")
+    assert len(modular.experts) == 3
+    found = modular.revert().state_dict()
+    assert list(found) == list(original)
+    assert all(torch.equal(original[name], value) for name, value in found.items())
+
+
+@pytest.mark.filterwarnings("default:partitions cannot be kept")
+def test_a_cache_that_cannot_be_written_is_one_line(run, model, tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    done = run(*command(model, tmp_path / "network"))
+    assert done.exit_code == 0, done.output
+    assert done.stderr.count("warning: partitions cannot be kept in") == 1
+    assert len(load_modular(tmp_path / "network").experts) == 2
+
+
 def test_a_sample_of_lines_finds_resident_neurons(run, model, tmp_path):
     lines = tmp_path / "lines.txt"
     lines.write_text("the cat sat on a mat\n\na dog ran far away and sat on the mat and on the cat\n" * 3)
@@ -61,6 +93,15 @@ def test_a_sample_of_lines_finds_resident_neurons(run, model, tmp_path):
     assert record["error"] < 1e-5
     provenance = json.loads((tmp_path / "network" / "network.json").read_text())["provenance"]
     assert provenance["partition"] == "coactivation"
+
+
+def test_long_lines_are_cut_to_what_a_model_with_padded_positions_takes(run, tmp_path):
+    folder = written(tmp_path / "padded", "Roberta", max_position_embeddings=16, pad_token_id=1)
+    lines = tmp_path / "lines.txt"
+    lines.write_text("the cat sat on a mat and the dog ran far away and " * 4)
+    more = ("--sample", lines, "--resident", "4", "--experts", "3", "--layers", "1")
+    done = run(*command(folder, tmp_path / "network", *more))
+    assert done.exit_code == 0, done.output
 
 
 @pytest.mark.parametrize(

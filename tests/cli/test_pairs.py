@@ -41,6 +41,13 @@ def test_docstrings_become_pairs_without_near_duplicates(run, folder, tmp_path):
     assert {pair.source for pair in read_code_pairs(json_out)} == {"sums", "json"}
 
 
+def test_modules_and_dotted_packages_are_sources(run, tmp_path):
+    out = tmp_path / "pairs.jsonl"
+    done = run("pairs", "textwrap", "xml.etree", "--out", out, "--similarity", "1")
+    assert done.exit_code == 0, done.output
+    assert {pair.source for pair in read_code_pairs(out)} == {"textwrap", "xml.etree"}
+
+
 def test_code_is_paired_with_parallel_files_or_translations(run, folder, tmp_path):
     one, other = tmp_path / "some.one", tmp_path / "some.other"
     one.write_text("".join(f"first {'xyz'[number % 3] * 9} {number}\n" for number in range(40)))
@@ -81,5 +88,13 @@ def test_what_is_wrong_is_told(run, folder, tmp_path):
     for text, message in (("1 / 0", "cannot be run: ZeroDivisionError"), ("", "has no function loud")):
         code.write_text(text)
         assert message in refused(folder, "--out", out, "--translator", f"{code}:loud")
+    code.write_text("def loud(code):\n    raise OSError('no line')\n")
+    failed = refused(folder, "--out", out, "--translator", f"{code}:loud")
+    assert "sums, a.py, line 1: the translator fails with OSError: no line; mend it" in failed
+    assert "sys is a module without Python source (built-in)" in refused("sys", "--out", out)
+    early = run("pairs", folder, "--out", tmp_path / "none" / "pairs.jsonl")
+    assert early.exit_code == 1
+    assert "read sums" not in early.stderr  # before any work
+    assert f"{tmp_path / 'none'} is not a folder" in early.stderr
     taken = run("pairs", folder, "--out", code)
     assert "already exists; choose another file" in taken.stderr

@@ -8,7 +8,7 @@ from torch.utils.data import TensorDataset
 
 from brickyard.continual import Learner, masked
 from brickyard.continual.identity import METHODS, entropy_gradients, infer_task
-from brickyard.core.errors import ConfigError
+from brickyard.core.errors import ConfigError, DataError
 
 
 @pytest.fixture(scope="module")
@@ -94,6 +94,11 @@ def test_what_cannot_be_inferred_is_refused(mlp, blobs, quick):
     learner.learn("first", blobs(), num_classes=4)
     with pytest.raises(ConfigError, match="method = 'guess' is not allowed; allowed: one-shot, binary, each"):
         infer_task(network, torch.zeros(1, 16), method="guess")
+    for method in METHODS:
+        with pytest.raises(
+            DataError, match=r"inputs of shape \(0, 16\) came; the task follows from at least"
+        ):
+            infer_task(network, torch.zeros(0, 16), method=method)
     inputs, labels = blobs().tensors
     learner.learn("second", TensorDataset(inputs, labels % 3), num_classes=3)
     with pytest.raises(ConfigError, match=r"tasks have \[3, 4\] classes"):

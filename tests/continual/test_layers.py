@@ -167,3 +167,11 @@ def test_a_mixture_adds_the_parts_of_its_tasks():
     x = torch.randn(4, 3)
     part.tasks.mixture = torch.tensor([0.5, 0.0, 0.5])
     assert torch.allclose(part(x), 0.5 * part.parts[0](x) + 0.5 * part.parts[2](x))
+
+
+def test_weights_that_masks_hold_are_told_after_loading():
+    state = learned(learned(MaskedLayer(nn.Linear(6, 5), Tasks(), density=0.2)), "second").state_dict()
+    other = learned(learned(MaskedLayer(nn.Linear(6, 5), Tasks(), density=0.2)), "second")
+    other.load_state_dict(state)
+    assert torch.equal(other.taken, other.mask(0) | other.mask(1))
+    assert torch.equal(other.mask(0).sum(), torch.tensor(other.keep))

@@ -200,6 +200,26 @@ def test_a_loss_that_is_not_finite_ends_the_task(mlp, blobs, quick):
     assert network.tasks.values == ()
 
 
+@pytest.mark.parametrize("arm", ["exssnet", "supsup"])
+@pytest.mark.parametrize("rate", [1e38, 3e38])
+def test_scores_that_are_not_finite_end_the_task(arm, rate, mlp, blobs, quick):
+    network = mlp()
+    before = state_of(network)
+    with pytest.raises(TrainError, match="not all scores are finite; lower mask_rate or weight_rate"):
+        Learner(network, settings=quick(arm=arm, mask_rate=rate)).learn("first", blobs(), num_classes=4)
+    assert network.tasks.values == ()
+    assert equal(before, state_of(network))
+
+
+def test_what_a_killed_process_left_of_a_checkpoint_is_swept(mlp, blobs, quick, tmp_path):
+    left, other = tmp_path / ".k.ck.abcd1234.part", tmp_path / ".k.ck.mine"
+    for file in (left, other):
+        file.write_bytes(b"half")
+    learner = Learner(mlp(), settings=quick(mask_epochs=1, weight_epochs=1))
+    learner.learn("first", blobs(), num_classes=4, checkpoint=tmp_path / "k.ck")
+    assert list(tmp_path.iterdir()) == [other]
+
+
 def test_rates_rise_over_a_tenth_and_fall_to_nothing():
     optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=2.0)
     schedule, rates = one_cycle(optimizer, 100), []

@@ -2,6 +2,7 @@
 
 import math
 
+import onnxruntime
 import pytest
 import torch
 from torch import nn
@@ -12,6 +13,7 @@ from brickyard.continual import Learner, masked
 from brickyard.continual.layers import MaskedLayer, OwnPart
 from brickyard.core.errors import ConfigError
 from brickyard.core.sequence import Attention, EncoderLayer, Layers, TextClassifier, TokenEmbedding
+from brickyard.export import export_plain
 
 
 def encoder() -> nn.Module:
@@ -165,3 +167,18 @@ def test_modules_that_read_weights_past_their_layers_are_refused():
         masked(module, input_shape=(4, 8))
     with pytest.raises(ConfigError, match="is a brick of a modular network"):
         masked(nn.Sequential(ElasticLinear(3, 3), nn.Linear(3, 2)), input_shape=(3,))
+
+
+@pytest.mark.parametrize("kind", ["encoder", "text cnn"])
+def test_networks_of_tokens_export_to_onnx(kind, quick, tmp_path):
+    make, arguments = KINDS[kind]
+    network = masked(make(), density=0.3, **arguments)
+    ids = network.network.example_inputs(batch=24)[0]
+    learner = Learner(network, settings=quick(mask_epochs=1, weight_epochs=1))
+    learner.learn("first", TensorDataset(ids, torch.randint(0, 3, (24,))), num_classes=3)
+    path = tmp_path / "first.onnx"
+    export_plain(network.extract("first"), (6,), path, tokens=True)
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    found = session.run(["scores"], {"input_ids": ids[:1].numpy()})[0]
+    expected = network.scores("first", ids)[:1]
+    torch.testing.assert_close(torch.from_numpy(found), expected, atol=1e-5, rtol=1e-5)

@@ -16,6 +16,7 @@ from torch import nn
 from torch.utils.data import TensorDataset
 
 from brickyard.continual import Learner, TaskFolder, masked
+from brickyard.continual.store import FirstTask
 from brickyard.core.errors import ArtifactError
 from brickyard.core.files import sha256
 from brickyard.export import export_plain
@@ -161,8 +162,8 @@ for number in range(len(network.records), 10**6):
 """
 
 
-# A task takes three renames: its masks, its manifest, its folder. 0: killed from outside, at some moment.
-@pytest.mark.parametrize("kill_at", [0, 7, 9])
+# A task takes four renames: its masks, its tensors, its manifest, its folder. 0: killed at some moment.
+@pytest.mark.parametrize("kill_at", [0, 9, 12])
 def test_a_killed_process_leaves_earlier_tasks_bit_identical(tmp_path, kill_at, quick):
     network = cnn()
     folder = TaskFolder.create(tmp_path / "tasks", network)
@@ -194,7 +195,7 @@ def test_a_killed_process_leaves_earlier_tasks_bit_identical(tmp_path, kill_at, 
 def test_what_a_killed_process_left_is_passed_over_and_swept(tmp_path, quick):
     network = cnn()
     folder = TaskFolder.create(tmp_path / "tasks", network)
-    left = folder.path / "tasks" / ".0000.abc"
+    left = folder.path / "tasks" / ".0000.abcd1234.part"
     left.mkdir()
     (left / "masks.bin").write_bytes(b"half")
     assert len(folder) == 0
@@ -260,3 +261,159 @@ def test_other_networks_versions_and_tasks_are_refused(two_tasks, quick, tmp_pat
         TaskFolder(two_tasks.path)
     with pytest.raises(ArtifactError, match="is not a folder"):
         TaskFolder(tmp_path / "nothing")
+
+
+def test_all_files_can_be_read_by_others(two_tasks):
+    files = [path for path in two_tasks.path.rglob("*") if path.is_file()]
+    assert len(files) == 8
+    assert {path.stat().st_mode & 0o777 for path in files} == {0o644}
+
+
+def test_a_gap_in_the_numbers_is_refused_and_nothing_is_touched(two_tasks, quick):
+    network = cnn()
+    two_tasks.load_(network)
+    away = two_tasks.path.parent / "away"
+    two_tasks.place(0).rename(away)
+    before, state = hashes(two_tasks.path), clones(network)
+    for refused in (
+        lambda: len(two_tasks),
+        two_tasks.records,
+        two_tasks.stored,
+        lambda: two_tasks.load_(cnn()),
+        lambda: two_tasks.append(network),
+        lambda: Learner(network, settings=quick(), folder=two_tasks),
+        lambda: TaskFolder(two_tasks.path),
+    ):
+        with pytest.raises(
+            ArtifactError, match=r"0000 is missing or no folder.*goes up to 0001.*put it back"
+        ):
+            refused()
+    assert hashes(two_tasks.path) == before
+    assert same(clones(network), state)
+    away.rename(two_tasks.place(0))
+    assert len(two_tasks) == 2
+    two_tasks.place(1).rename(two_tasks.path / "tasks" / "2")
+    with pytest.raises(ArtifactError, match="0001 is missing or no folder"):
+        len(two_tasks)
+
+
+def clones(network) -> dict[str, torch.Tensor]:
+    return {name: tensor.clone() for name, tensor in network.network.state_dict().items()}
+
+
+def same(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> bool:
+    return list(first) == list(second) and all(torch.equal(second[name], first[name]) for name in first)
+
+
+def test_a_network_of_another_pool_is_refused(tmp_path, quick):
+    folder = TaskFolder.create(tmp_path / "tasks", cnn(seed=0))
+    settings = quick(arm="supsup", mask_epochs=1)
+    with pytest.raises(ArtifactError, match=r"another network: what all tasks share, 0.pool, differs; load"):
+        Learner(cnn(seed=5), settings=settings, folder=folder)
+    ahead = cnn(seed=5)
+    Learner(ahead, settings=quick(mask_epochs=1, weight_epochs=1)).learn("a", pictures(0), num_classes=3)
+    with pytest.raises(ArtifactError, match=r"0\.pool, differs"):
+        folder.append(ahead)
+    assert len(folder) == 0
+
+
+@pytest.mark.parametrize("arm", ["exssnet", "supsup"])
+def test_a_network_of_another_history_is_refused(tmp_path, arm, quick):
+    settings = quick(arm=arm, mask_epochs=1, weight_epochs=1)
+    network, other = cnn(), cnn()
+    folder = TaskFolder.create(tmp_path / "tasks", network)
+    Learner(network, settings=settings, folder=folder).learn("t0", pictures(0), num_classes=3)
+    learner = Learner(other, settings=settings)
+    learner.learn("t0", pictures(8), num_classes=3)
+    learner.learn("t1", pictures(1), num_classes=3)
+    assert other.records[0] == network.records[0]
+    before = hashes(folder.path)
+    with pytest.raises(ArtifactError, match="another network: the mask of task 't0', 3, differs; load"):
+        folder.append(other)
+    assert hashes(folder.path) == before
+
+
+def test_a_network_with_other_biases_is_refused_and_one_with_the_same_of_all_goes_on(two_tasks, quick):
+    network = cnn()
+    two_tasks.load_(network)
+    settings = quick(mask_epochs=1, weight_epochs=1)
+    learner = Learner(network, settings=settings)  # learned apart from the folder, then written to it
+    learner.learn("task 2", pictures(2), num_classes=3)
+    Learner(network, settings=settings, folder=TaskFolder(two_tasks.path))
+    assert [record.name for record in two_tasks.records()] == ["task 0", "task 1", "task 2"]
+    again = cnn()
+    two_tasks.load_(again)
+    assert torch.equal(again.scores("task 2", X), network.scores("task 2", X))
+    again.layers["3"].biases[1].data += 1
+    with pytest.raises(ArtifactError, match=r"what task 'task 1' has of its own, own\.3\.bias, differs"):
+        TaskFolder(two_tasks.path).append(again)
+
+
+@pytest.mark.parametrize("error", [OSError, KeyboardInterrupt])
+@pytest.mark.parametrize("arm", ["exssnet", "ssnet", "supsup"])
+def test_a_write_that_fails_leaves_the_network_and_the_same_call_goes_on(tmp_path, arm, error, quick):
+    settings = quick(arm=arm, mask_epochs=1, weight_epochs=1)
+    straight, network, fails = cnn(), cnn(), []
+
+    def beside(place: Path) -> None:
+        if fails:
+            raise fails.pop()
+
+    folder = TaskFolder.create(tmp_path / "tasks", network)
+    learner = Learner(network, settings=settings, folder=folder, beside=beside)
+    learner.learn("task 0", pictures(0), num_classes=3)
+    before, files = clones(network), hashes(folder.path)
+    taken = {path: layer.taken.clone() for path, layer in network.layers.items()}
+    fails.append(error())
+    keep = {"checkpoint": tmp_path / "checkpoint"}
+    with pytest.raises(error):
+        learner.learn("task 1", pictures(1), num_classes=3, **keep)
+    assert same(clones(network), before)
+    assert hashes(folder.path) == files
+    assert all(torch.equal(layer.taken, taken[path]) for path, layer in network.layers.items())
+    assert (network.tasks.values, len(network.records)) == (("task 0",), 1)
+    learner.learn("task 1", pictures(1), num_classes=3, **keep)
+    assert [path.name for path in tmp_path.iterdir()] == ["tasks"]
+    for number in range(2):
+        Learner(straight, settings=settings).learn(f"task {number}", pictures(number), num_classes=3)
+    assert same(clones(network), clones(straight))
+    again = cnn()
+    folder.load_(again)
+    assert all(torch.equal(again.scores(f"task {n}", X), straight.scores(f"task {n}", X)) for n in range(2))
+
+
+def test_an_interrupt_behind_the_write_lets_the_same_call_go_on(tmp_path, quick, monkeypatch):
+    network = cnn()
+    folder = TaskFolder.create(tmp_path / "tasks", network)
+    learner = Learner(network, settings=quick(mask_epochs=1, weight_epochs=1), folder=folder)
+
+    def interrupt(place: Path) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("brickyard.continual.store.sweep", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            learner.learn("task 0", pictures(0), num_classes=3)
+    assert network.records == []
+    assert len(folder) == 1
+    learner.learn("task 0", pictures(0), num_classes=3)
+    learner.learn("task 1", pictures(1), num_classes=3)
+    again = cnn()
+    folder.load_(again)
+    assert torch.equal(again.scores("task 0", X), network.scores("task 0", X))
+
+
+def test_a_folder_may_appear_with_the_first_task(tmp_path, quick):
+    network, path = cnn(), tmp_path / "tasks"
+    left = tmp_path / ".tasks.abcd1234.part"
+    left.mkdir()
+    settings = quick(mask_epochs=1, weight_epochs=1)
+    learner = Learner(network, settings=settings, folder=FirstTask(path, notes={"of": "a test"}))
+    assert not path.exists()
+    for number in range(2):
+        learner.learn(f"task {number}", pictures(number), num_classes=3)
+    assert [found.name for found in tmp_path.iterdir()] == ["tasks"]
+    folder, again = TaskFolder(path), cnn()
+    folder.load_(again)
+    assert folder.notes == {"of": "a test"}
+    assert all(torch.equal(again.scores(f"task {n}", X), network.scores(f"task {n}", X)) for n in range(2))

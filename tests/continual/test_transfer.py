@@ -111,3 +111,11 @@ def test_only_what_chance_does_not_explain_counts_as_better():
     assert not _is_better(somewhat, right, 2.0)
     assert _is_better(clearly, right, 2.0)
     assert not _is_better(right, right, 2.0)
+
+
+@pytest.mark.parametrize("count", [1, 2, 513])
+def test_any_number_of_examples_can_be_compared(taught, quick, count):
+    taught.settings = quick(mask_epochs=1, weight_epochs=1, transfer="best", transfer_samples=count)
+    learned = taught.learn("flipped", parity(seed=3, flipped=True), num_classes=2)
+    assert len(learned.suited.accuracies) == 2
+    assert count > 2 or learned.suited.start == ()

@@ -64,6 +64,31 @@ def test_unreadable_json_is_refused(tmp_path: Path, content: bytes | None):
         files.read_json(path)
 
 
+@pytest.mark.parametrize("what", ["folder", "file"])
+def test_what_a_kill_left_is_swept_and_nothing_else(tmp_path: Path, what: str):
+    target = tmp_path / "target"
+    subprocess.run([sys.executable, "-c", KILLED, str(target), what], check=False, timeout=60)
+    assert len(list(tmp_path.iterdir())) == 1
+    kept = {"target", ".target.settings", ".target.x.abcd1234.part", ".other.abcd1234.part"}
+    for name in kept:
+        (tmp_path / name).write_text("mine")
+    files.sweep(target)
+    assert {path.name for path in tmp_path.iterdir()} == kept
+
+
+def test_numbered_folders_have_no_gaps(tmp_path: Path):
+    assert files.numbered_folders(tmp_path / "nothing") == []
+    for name in ("0000", "0001", ".0002.abcd1234.part", "notes"):
+        (tmp_path / name).mkdir()
+    assert files.numbered_folders(tmp_path) == [tmp_path / "0000", tmp_path / "0001"]
+    (tmp_path / "0003").mkdir()
+    with pytest.raises(ArtifactError, match=r"0002 is missing or no folder, and .* goes up to 0003"):
+        files.numbered_folders(tmp_path)
+    (tmp_path / "0002").write_text("no folder")
+    with pytest.raises(ArtifactError, match="0002 is missing or no folder"):
+        files.numbered_folders(tmp_path)
+
+
 def test_new_folder_appears_whole(tmp_path: Path):
     target = tmp_path / "deep" / "model"
     with files.new_folder(target) as folder:

@@ -2,11 +2,12 @@
 
 import gzip
 import json
+import sys
 from dataclasses import replace
 
 import pytest
 
-from brickyard.core.errors import DataError
+from brickyard.core.errors import ArtifactError, DataError
 from brickyard.data.code_pairs import (
     CodePair,
     first_of_each,
@@ -102,9 +103,39 @@ def test_packages_and_the_standard_library_are_found_by_name():
     assert any(pair.file == "decoder.py" and "raw_decode" not in pair.document for pair in found)
     names = {path.name for path in python_files("stdlib").paths}
     assert {"argparse.py", "fileinput.py"} <= names
-    for wrong in ("no_such_package", "no/such/folder", "argparse"):
-        with pytest.raises(DataError, match=rf"{wrong} is neither a folder nor an installed package; give"):
+    for wrong in ("no_such_package", "no/such/folder", "argparse.nothing", "xml.nothing", "__main__"):
+        with pytest.raises(DataError, match=rf"{wrong} is neither a folder nor an installed package or mod"):
             python_files(wrong)
+
+
+def test_modules_of_one_file_and_dotted_names_are_found():
+    for name in ("textwrap", "os"):  # os is frozen
+        found = python_files(name)
+        assert (found.name, [path.name for path in found.paths]) == (name, [f"{name}.py"])
+    pairs = python_pairs(python_files("textwrap"))
+    assert {(pair.source, pair.file) for pair in pairs} == {("textwrap", "textwrap.py")}
+    package = python_files("xml.etree")
+    assert (package.name, package.root.name) == ("xml.etree", "etree")
+    assert "ElementTree.py" in [path.name for path in package.paths]
+    assert [path.name for path in python_files("xml.etree.ElementTree").paths] == ["ElementTree.py"]
+
+
+def test_nothing_is_imported_to_find_a_module(tmp_path, monkeypatch):
+    for name in ("outer_of_pairs/__init__.py", "outer_of_pairs/inner/module.py"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("1 / 0\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    for name in ("outer_of_pairs.inner", "outer_of_pairs.inner.module"):
+        assert [path.name for path in python_files(name).paths] == ["module.py"]
+    assert "outer_of_pairs" not in sys.modules
+
+
+def test_modules_without_python_source_are_refused(tmp_path, monkeypatch):
+    (tmp_path / "compiled_of_pairs.pyc").touch()
+    monkeypatch.syspath_prepend(tmp_path)
+    for name, origin in (("sys", "built-in"), ("compiled_of_pairs", r".*compiled_of_pairs\.pyc")):
+        with pytest.raises(DataError, match=rf"{name} is a module without Python source \({origin}\); give"):
+            python_files(name)
 
 
 def test_a_folder_without_code_is_refused(tmp_path):
@@ -154,8 +185,22 @@ def test_a_translator_is_any_function():
     pairs = [replace(PAIR, document=text) for text in ("one", "two")]
     found = translated_pairs(pairs, lambda code: "" if code == "two" else f" {code}! ")
     assert found == [replace(PAIR, query="one", document="one!")]
-    with pytest.raises(DataError, match=r"the translator gives a NoneType; it must give a text"):
+    with pytest.raises(DataError, match=r"^s, a\.py, line 1: the translator gives a NoneType; it must give"):
         translated_pairs(pairs, lambda code: None)
+
+
+def test_a_translator_that_fails_is_told_with_its_place():
+    pairs = [PAIR, replace(PAIR, file="b.py", line=7, document="two")]
+
+    def translate(code):
+        return {"d": "done"}[code]
+
+    message = (
+        r"^s, b\.py, line 7: the translator fails with KeyError: 'two'; mend it, or let it give an empty"
+    )
+    with pytest.raises(DataError, match=message) as caught:
+        translated_pairs(pairs, translate)
+    assert isinstance(caught.value.__cause__, KeyError)
 
 
 def test_equal_texts_are_kept_once():
@@ -189,6 +234,10 @@ def test_pairs_come_back_from_their_file(tmp_path):
     assert read_code_pairs(tmp_path / "few.jsonl") == [
         CodePair(query="a", document="b", source="few", file="few.jsonl", line=1)
     ]
+    with pytest.raises(
+        ArtifactError, match=r"none is not a folder, so .*none/pairs\.jsonl cannot be written"
+    ):
+        write_code_pairs(tmp_path / "none" / "pairs.jsonl", pairs)
 
 
 @pytest.mark.parametrize(

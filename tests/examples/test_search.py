@@ -48,6 +48,15 @@ def test_an_encoder(lines, tmp_path: Path):
 
 
 @pytest.mark.slow
+def test_experts_and_exits(lines, tmp_path: Path):
+    pytest.importorskip("transformers")
+    found = lines("modular_encoder.py")
+    assert "reverted: every bit is as it was" in found
+    assert found[-1] == "cut_encoder/ has 1 layer"
+    assert (tmp_path / "cut_encoder" / "model.safetensors").is_file()
+
+
+@pytest.mark.slow
 def test_bits(lines, tmp_path: Path):
     assert "layer0" in lines("search_bits.py")[-1]
     onnxruntime.InferenceSession(tmp_path / "quantised.onnx", providers=["CPUExecutionProvider"])

@@ -17,6 +17,7 @@ import torch
 from brickyard.continual import LearnSettings, TaskFolder
 from brickyard.core.errors import ArtifactError, ConfigError, DataError, DeviceError, TaskError
 from brickyard.factory import Factory
+from brickyard.factory.capacity import capacity_of
 from brickyard.factory.folder import FactoryFolder
 from brickyard.factory.learn import TaskSettings, check_task, learn_task, load_new_task, task_network
 from brickyard.factory.twin import load_model
@@ -185,7 +186,8 @@ def test_a_run_that_was_killed_leaves_the_factory_and_goes_on_to_the_same_bits(p
     os.kill(process.pid, signal.SIGKILL)
     process.communicate()
     assert file.exists()
-    assert hashes(killed, without="learned") == hashes(pico)
+    assert hashes(killed) == hashes(pico)
+    assert not (killed / "learned").exists()
     assert Factory.load(killed).learned == {}
     seen = {}
     for folder in (straight, killed):
@@ -202,6 +204,65 @@ def test_a_run_that_was_killed_leaves_the_factory_and_goes_on_to_the_same_bits(p
     places = [folder / "learned" / "tasks" / "0000" for folder in (straight, killed)]
     for name in ("masks.bin", "task.safetensors", "factory/whole.onnx"):
         assert places[0].joinpath(name).read_bytes() == places[1].joinpath(name).read_bytes(), name
+
+
+def test_a_stop_leaves_the_factory_as_it_was_and_the_checkpoint_beside_it(
+    pico, stripes, tmp_path, monkeypatch
+):
+    factory = shutil.copytree(pico, tmp_path / "mine")
+    source, before = load(factory, stripes), hashes(factory)
+    monkeypatch.chdir(factory)
+
+    def stop(stage, done, total, text):
+        if text.startswith("weights"):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        learn_task(Path(), "new", source, QUICK, progress=stop)
+    assert hashes(factory) == before
+    assert not (factory / "learned").exists()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["mine", "mine.learning"]
+
+    def stop_late(stage, done, total, text):
+        if stage == "test":
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        learn_task(Path(), "new", source, QUICK, progress=stop_late)
+    assert hashes(factory) == before
+    learn_task(Path(), "new", source, QUICK, progress=quiet)
+    assert [path.name for path in tmp_path.iterdir()] == ["mine"]
+    assert list(Factory.load(factory).learned) == ["new"]
+
+
+def test_a_gap_among_the_tasks_is_told_and_nothing_is_deleted(taught, stripes, tmp_path):
+    factory = shutil.copytree(taught, tmp_path / "mine")
+    source = load(factory, stripes)
+    (factory / "learned" / "tasks" / "0000").rename(tmp_path / "away")
+    before = hashes(factory)
+    gap = "0000 is missing or no folder, and .* goes up to 0001"
+    with pytest.raises(ArtifactError, match=gap):
+        learn_task(factory, "new", source, QUICK, progress=quiet)
+    with pytest.raises(ArtifactError, match=gap):
+        Factory.load(factory).make(task="red", out=tmp_path / "model")
+    with pytest.raises(ArtifactError, match=gap):
+        capacity_of(factory)
+    assert hashes(factory) == before
+
+
+def test_a_folder_without_tasks_is_gone_on_with_and_never_deleted(pico, stripes, tmp_path):
+    factory = shutil.copytree(pico, tmp_path / "mine")
+    source = load(factory, stripes)
+    TaskFolder.create(factory / "learned", task_network(factory, 0.4), notes={"density": 0.4})
+    with pytest.raises(
+        ConfigError, match=r"density = 0.5 is not that .* or remove .*, which has no task yet"
+    ):
+        learn_task(factory, "new", source, replace(QUICK, density=0.5), progress=quiet)
+    before = hashes(factory / "learned")
+    learn_task(factory, "new", source, QUICK, progress=quiet)
+    after = hashes(factory / "learned")
+    assert {name: after[name] for name in before} == before
+    assert capacity_of(factory).tasks[0].density == pytest.approx(0.4, abs=0.01)
 
 
 def test_pictures_are_read_as_make_reads_them(pico, stripes):

@@ -1,8 +1,11 @@
 """Names of learned tasks: how they are found and read."""
 
+import json
+import shutil
+
 import pytest
 
-from brickyard.core.errors import TaskError
+from brickyard.core.errors import ArtifactError, TaskError
 from brickyard.factory import Factory
 from brickyard.factory.learned import learned_folders, split_name
 
@@ -12,6 +15,30 @@ def test_tasks_are_found_in_their_order(pico, taught):
     folders = learned_folders(taught)
     assert list(folders) == ["Stripes", "again"]
     assert all((folder / "manifest.json").is_file() for folder in folders.values())
+
+
+@pytest.mark.parametrize(
+    ("record", "message"),
+    [
+        ([], "tells no name of a task; copy"),
+        ({}, "tells no name of a task; copy"),
+        ({"task": 3}, "tells no name of a task; copy"),
+        ({"task": {"name": ["x"]}}, "tells no name of a task; copy"),
+        ({"task": {"name": "STRIPES"}}, "0001 is a second task 'STRIPES'; copy"),
+    ],
+)
+def test_names_that_are_damaged_are_told(record, message, taught, tmp_path):
+    factory = shutil.copytree(taught, tmp_path / "mine")
+    (factory / "learned" / "tasks" / "0001" / "manifest.json").write_text(json.dumps(record))
+    with pytest.raises(ArtifactError, match=message):
+        learned_folders(factory)
+
+
+def test_a_learned_task_without_its_words_is_told(taught, tmp_path):
+    factory = shutil.copytree(taught, tmp_path / "mine")
+    shutil.rmtree(factory / "learned" / "tasks" / "0000" / "factory")
+    with pytest.raises(ArtifactError, match=r"vocabulary\.json is missing; copy the whole folder"):
+        Factory.load(factory).parse("stripes: upright")
 
 
 @pytest.mark.parametrize(

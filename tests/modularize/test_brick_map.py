@@ -125,7 +125,12 @@ def test_experts_are_scored_and_tested():
     sums = torch.stack([given[:, experts[1] == expert].sum(1) for expert in range(3)], dim=1)
     own = [labels[place] for place in heldout]
     torch.testing.assert_close(found.layers[1].expert_scores, function_scores(sums, own, 3))
-    assert mapped()[1].layers[0].expert_scores is None
+    chosen = [scores.argmax() for scores in found.layers[1].expert_first_scores]  # by the other texts
+    best = [float(found.layers[1].expert_scores[place, expert]) for place, expert in enumerate(chosen)]
+    assert found.layers[1].best_expert().tolist() == pytest.approx(best)
+    plain = mapped()[1].layers[0]
+    assert plain.expert_scores is None
+    assert plain.best_expert() is None
 
 
 @pytest.mark.parametrize(

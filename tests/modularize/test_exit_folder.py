@@ -1,11 +1,13 @@
 """Folders of encoders: with all exits, and of one for sentence-transformers."""
 
 import json
+import shutil
 
 import pytest
 import torch
 
 from brickyard.core.errors import ArtifactError
+from brickyard.core.files import sha256, write_json
 from brickyard.modularize import add_exits, load_exits, save_exits
 
 from .encoders import TEXTS, backbone, letters
@@ -44,6 +46,56 @@ def test_other_folders_are_refused(tmp_path):
         load_exits(folder)
     with pytest.raises(ArtifactError, match="not a folder"):
         load_exits(tmp_path / "none")
+
+
+def edit(**values):
+    return lambda record: record["multi_exit"].update(values)
+
+
+ALTERED = {
+    "exits": (edit(exits=None), r"multi_exit\.exits = None: Input should be a valid list"),
+    "no exits": (edit(exits=[]), r"multi_exit\.exits = \[\]: List should have at least 1 item"),
+    "an exit": (edit(exits=[1, "3"]), r"multi_exit\.exits\.1 = '3': Input should be a valid integer"),
+    "exits that are not there": (edit(exits=[1, 9]), r"cannot be read back: exits = \[1, 9\] is not allowed"),
+    "width": (edit(embed_dim="x"), r"multi_exit\.embed_dim = 'x': Input should be a valid integer"),
+    "other width": (edit(embed_dim=5), r"cannot be read back: "),
+    "tokens": (edit(max_tokens=0), r"multi_exit\.max_tokens = 0: Input should be greater than 0"),
+    "head": (edit(head="foo"), r"multi_exit\.head = 'foo': Input should be 'own', 'shared' or 'none'"),
+    "other head": (edit(head="shared"), r"cannot be read back: "),
+    "unknown part": (edit(more=1), r"multi_exit\.more = 1: Extra inputs are not permitted"),
+    "lacking part": (
+        lambda record: record["multi_exit"].pop("head"),
+        r"\(multi_exit\.head: Field required\)",
+    ),
+    "null": (lambda record: record.update(multi_exit=None), r"multi_exit = None: Input should be a valid"),
+    "version": (lambda record: record.update(format_version=2), r"format_version = 2: Input should be 1"),
+    "unknown": (lambda record: record.update(more=1), r"\(more = 1: Extra inputs are not permitted\)"),
+    "lacking": (lambda record: record.pop("multi_exit"), r"is a network folder without exits"),
+}
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    return save_exits(encoder(), tmp_path_factory.mktemp("exits") / "exits")
+
+
+@pytest.mark.parametrize("name", [*ALTERED, "list", "manifest"])
+def test_altered_records_are_told(name, saved, tmp_path):
+    folder = shutil.copytree(saved, tmp_path / "exits")
+    record = json.loads((folder / "network.json").read_text())
+    manifest = json.loads((folder / "manifest.json").read_text())
+    if name == "list":
+        record, message = [], r"network\.json is malformed \(file = \[\]: Input should be a valid"
+    elif name == "manifest":
+        manifest["more"], message = 1, r"manifest\.json is malformed \(more = 1: Extra inputs"
+    else:
+        change, message = ALTERED[name]
+        change(record)
+    write_json(folder / "network.json", record)
+    manifest["sha256"]["network.json"] = sha256(folder / "network.json")
+    write_json(folder / "manifest.json", manifest)
+    with pytest.raises(ArtifactError, match=message):
+        load_exits(folder)
 
 
 def test_a_cut_encoder_is_a_folder_of_transformers(tmp_path):

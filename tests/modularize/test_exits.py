@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from brickyard.core.errors import ConfigError, DataError, ModularizeError
-from brickyard.modularize import add_exits
+from brickyard.modularize import add_exits, modularize_transformer
 from brickyard.search import run
 from brickyard.testing import checks
 
@@ -220,3 +220,44 @@ def test_bad_texts_are_refused():
     assert torch.equal(encoder.encode(["a " * 17]), encoder.encode(["a " * 16]))
     with pytest.raises(DataError, match="no tokenizer"):
         with_exits(tokenizer=None).encode(TEXTS)
+
+
+@pytest.mark.parametrize("experts_first", [True, False])
+def test_an_encoder_has_experts_and_exits(experts_first):
+    model = backbone()
+    state = {name: value.clone() for name, value in model.state_dict().items()}
+    expected = add_exits(backbone(), exits=(1, 3), tokenizer=letters(), max_tokens=16)
+
+    def split():
+        return modularize_transformer(model, experts=4, top_k=2, layers="all", cache=False)
+
+    modular = split() if experts_first else None
+    encoder = add_exits(model, exits=(1, 3), tokenizer=letters(), max_tokens=16)
+    modular = modular or split()
+    modular.use("sparse")
+    found = {exit: encoder.encode(TEXTS, exit=exit) for exit in (1, 3)}
+    for exit, embeddings in found.items():
+        assert not torch.allclose(embeddings, expected.encode(TEXTS, exit=exit), atol=1e-4)
+        assert torch.equal(encoder.truncate(exit).encode(TEXTS), embeddings)
+    network = encoder.network if experts_first else modular.network
+    name = next(name for name in network.space.active() if name.endswith("dense"))
+    network.configure({**network.space.active(), name: (0, 2)})
+    few = encoder.encode(TEXTS, exit=3)  # the experts stay as they are chosen
+    assert not torch.allclose(few, found[3], atol=1e-4)
+    assert torch.equal(encoder.truncate(3).encode(TEXTS), few)
+    network.configure(network.space.largest())
+    modular.use("dense")
+    torch.testing.assert_close(encoder.encode(TEXTS), expected.encode(TEXTS), atol=1e-5, rtol=1e-5)
+    modular.revert()
+    encoder.revert()
+    again = model.state_dict()
+    assert list(again) == list(state)
+    assert all(torch.equal(again[key], state[key]) for key in state)
+
+
+def test_layers_in_a_sequential_are_refused():
+    model = backbone()
+    model.encoder.layer = nn.Sequential(*model.encoder.layer)
+    with pytest.raises(ModularizeError, match="keeps its layers in a Sequential; exits need a ModuleList"):
+        add_exits(model, exits=(1,), tokenizer=letters(), max_tokens=16)
+    assert type(model.encoder.layer) is nn.Sequential

@@ -6,7 +6,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from brickyard.core.errors import ModularizeError
-from brickyard.modularize.intake import example_inputs, find_anatomy
+from brickyard.modularize.intake import example_inputs, find_anatomy, token_limit
 
 from .transformers_zoo import Block, Stack, X, tiny
 
@@ -121,6 +121,66 @@ def test_shared_parameters_stay_whole():
     anatomy = find_anatomy(Stack(one, other), X)
     assert anatomy.layers == ()
     assert {part.reason for part in anatomy.whole} == {"they stand in several places, or share a parameter"}
+
+
+class Mlp(nn.Module):
+    """A feed-forward network with places for what it does not use."""
+
+    def __init__(self):
+        super().__init__()
+        self.fc1, self.act, self.drop, self.norm = nn.Linear(6, 8), nn.GELU(), nn.Dropout(0.1), nn.Identity()
+        self.fc2 = nn.Linear(8, 6)
+
+    def forward(self, x):
+        return x + self.fc2(self.norm(self.drop(self.act(self.fc1(x)))))
+
+
+class Picture(nn.Module):
+    """Keeps blocks in a row, between others."""
+
+    def __init__(self, *blocks):
+        super().__init__()
+        self.body = nn.Sequential(nn.Linear(6, 6), nn.Sequential(*blocks), nn.LayerNorm(6))
+
+    def forward(self, x):
+        return self.body(x)
+
+
+def test_blocks_in_a_row_are_layers():
+    anatomy = find_anatomy(Picture(Mlp(), Mlp()), X)
+    assert [layer.path for layer in anatomy.layers] == ["body.1.0", "body.1.1"]
+    [part] = anatomy.layers[1].feed_forwards
+    assert (part.keys, part.dropout, part.values) == ("body.1.1.fc1", "body.1.1.drop", "body.1.1.fc2")
+    assert anatomy.whole == ()
+    row = find_anatomy(nn.Sequential(Mlp(), Mlp(), Mlp()), {"input": X["x"]})
+    assert [layer.path for layer in row.layers] == ["0", "1", "2"]
+
+
+def test_a_row_of_matrices_is_no_row_of_layers():
+    row = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 6))
+    assert find_anatomy(row, {"input": X["x"]}).layers == ()
+    anatomy = find_anatomy(Picture(Block(nn.Sequential(nn.ReLU())), Block(nn.ReLU())), X)
+    assert [layer.path for layer in anatomy.layers] == ["body.1.0", "body.1.1"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "changes", "limit"),
+    [
+        ("bert", {}, 32),
+        ("bert", {"vocab_size": 32}, 32),
+        ("roberta", {"pad_token_id": 1}, 30),
+        ("gpt2", {}, 32),
+        ("t5", {}, None),
+        ("vit", {}, None),
+    ],
+)
+def test_tokens_that_fit_are_told(kind, changes, limit):
+    model = tiny(kind, **changes)
+    assert token_limit(model) == limit
+    if limit is not None:
+        model(input_ids=torch.full((1, limit), 5))
+        with pytest.raises((IndexError, RuntimeError)):
+            model(input_ids=torch.full((1, limit + 1), 5))
 
 
 def test_packed_numbers_are_no_matrix():

@@ -40,5 +40,5 @@ def test_broken_folders_are_told(tmp_path):
     with pytest.raises(ArtifactError, match="is not a whole map"):
         load_map(tmp_path)
     (tmp_path / "map.json").write_text('{"format_version": 99}')
-    with pytest.raises(ArtifactError, match="holds no map of version 1"):
+    with pytest.raises(ArtifactError, match="holds no map of version 2"):
         load_map(tmp_path)

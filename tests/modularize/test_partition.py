@@ -93,6 +93,16 @@ def test_broken_files_of_the_cache_are_made_anew(content):
     assert torch.equal(partition_neurons(keys, 3), first)
 
 
+@pytest.mark.parametrize("place", ["a file", "a file/below"])
+def test_a_cache_that_cannot_be_written_is_warned_of(place, tmp_path, monkeypatch):
+    (tmp_path / "a file").write_text("")
+    keys = torch.randn(12, 4)
+    expected = partition_neurons(keys, 3, cache=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / place))
+    with pytest.warns(UserWarning, match="cannot be kept in .*a file.* set XDG_CACHE_HOME to a folder"):
+        assert torch.equal(partition_neurons(keys, 3), expected)
+
+
 def test_what_does_not_fit_is_refused():
     with pytest.raises(ModularizeError, match="12 neurons cannot be split into 5 experts of equal size"):
         partition_neurons(torch.randn(12, 4), 5)

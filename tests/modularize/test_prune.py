@@ -43,6 +43,19 @@ def test_whole_experts_stay_and_neurons_of_none():
         assert kept[layer.path].tolist() == [0, 1, 2, 3, *range(4 + best, 16, 3)]
 
 
+@pytest.mark.parametrize("residents", [0, 4])
+def test_networks_without_experts_keep_as_many_as_those_with(residents, tmp_path):
+    whole = torch.tensor([-1] * residents + [number % 3 for number in range(16 - residents)])
+    probe, found = mapped(experts=[None, whole, None])
+    kept = needed_neurons(found, ["back"], share=0.4)
+    assert list(kept) == [layer.path for layer in found.layers]
+    count = len(kept[found.layers[1].path])
+    assert count == residents + int((whole == whole[kept[found.layers[1].path]].max()).sum())
+    assert [len(numbers) for numbers in kept.values()] == [count] * 3
+    keep_neurons(probe.model, kept).save_pretrained(tmp_path)
+    AutoModel.from_pretrained(tmp_path)
+
+
 @pytest.mark.parametrize("kind", ["bert", "gpt2", "llama", "bert-classifier"])
 @pytest.mark.parametrize("count", [8, 5])
 def test_a_cut_model_equals_the_one_without_the_others(kind, count, tmp_path):

@@ -320,6 +320,16 @@ def test_resident_neurons_are_the_most_active_and_always_used():
     assert torch.equal(model.encoder.layer[1].intermediate.dense.weight, original)
 
 
+def test_modes_of_modules_are_left_as_they_are():
+    model = tiny("bert").train()
+    model.encoder.layer[0].eval()
+    modes = {name: module.training for name, module in model.named_modules()}
+    modular = experts(model, resident=4, experts=3, sample=sample())
+    assert {name: module.training for name, module in model.named_modules() if name in modes} == modes
+    modular.revert()
+    assert {name: module.training for name, module in model.named_modules()} == modes
+
+
 def test_neurons_that_padding_activates_do_not_count():
     ids = torch.tensor([[5, 6, 0, 0, 0, 0]])
     padded = {"input_ids": ids, "attention_mask": (ids != 0).long()}
@@ -377,6 +387,43 @@ def test_what_does_not_fit_is_refused_before_anything_changes(settings, message)
 def test_a_layer_that_cannot_be_split_is_named_with_the_reason():
     with pytest.raises(ModularizeError, match=r"layer 0 \(model.layers.0\) .* makes both factors"):
         experts(tiny("phi3"))
+
+
+def test_a_model_without_layers_is_told_so():
+    model = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 6))
+    with pytest.raises(ModularizeError, match="this Sequential has no feed-forward network to split: none"):
+        experts(model, inputs={"input": torch.randn(2, 3, 6)})
+
+
+def test_blocks_in_a_row_become_experts():
+    model = nn.Sequential(nn.Linear(6, 6), nn.Sequential(Block(nn.ReLU()), Block(nn.ReLU())), nn.LayerNorm(6))
+    inputs = {"input": torch.randn(2, 3, 6)}
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    modular = experts(model, inputs=inputs)
+    assert list(modular.experts) == ["1.0.one", "1.1.one"]
+    modular.use("dense")
+    plain = modular.extract(dict.fromkeys(modular.experts, (0, 2)))
+    assert plain[1][0].one.out_features == 4
+    modular.revert()
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+
+
+@pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning")  # peft 0.21
+@pytest.mark.parametrize("targets", [["intermediate.dense", "output.dense"], ["query", "value", "dense"]])
+def test_adapters_inside_feed_forward_networks_are_named(targets):
+    peft = pytest.importorskip("peft")
+    adapted = peft.get_peft_model(tiny("bert"), peft.LoraConfig(r=2, target_modules=targets))
+    with pytest.raises(ModularizeError, match=r"layer 0 .* parts of it have adapters, .* merge them before"):
+        experts(adapted)
+    assert len(experts(adapted.merge_and_unload()).experts) == 3
+
+
+def test_adapters_that_hide_all_layers_are_named():
+    peft = pytest.importorskip("peft")
+    stack = Stack(Block(nn.ReLU()), Block(nn.ReLU()))
+    adapted = peft.get_peft_model(stack, peft.LoraConfig(r=2, target_modules=["one", "two"]))
+    with pytest.raises(ModularizeError, match=r"this PeftModel has no .* 4 parts of it have adapters"):
+        experts(adapted, inputs={"x": torch.randn(2, 3, 6)})
 
 
 class Peeks(Block):

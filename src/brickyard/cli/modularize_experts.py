@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import warnings
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from brickyard.cli.talk import say, warn
 from brickyard.core.errors import ArtifactError, DataError, MissingExtraError
 
 if TYPE_CHECKING:
@@ -23,7 +25,14 @@ def modularize_experts(
         typer.Argument(metavar="MODEL", help="Folder or hub id of a model of transformers."),
     ],
     *,
-    out: Annotated[Path, typer.Option(metavar="NETWORK", help="Network folder to write; must not exist.")],
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="NETWORK",
+            help="Network folder to write; must not exist. Default: `NAME-experts` in the current folder, "
+            "NAME being that of MODEL.",
+        ),
+    ] = None,
     experts: Annotated[int, typer.Option(metavar="N", min=1, help="Experts of a layer.")] = 64,
     top_k: Annotated[int, typer.Option(metavar="K", min=1, help="Experts that a token uses.")] = 16,
     layers: Annotated[
@@ -60,12 +69,18 @@ def modularize_experts(
     for library, extra in (("torch", "train"), ("sklearn", "train"), ("transformers", "transformers")):
         if find_spec(library) is None:
             raise MissingExtraError(library, extra=extra)
+    if out is None:
+        out = Path(f"{Path(model).absolute().name}-experts")
     if out.exists():
-        raise ArtifactError(f"{out} already exists; choose another folder or remove it first")
-    from brickyard.modularize import load_transformer, modularize_transformer, save_modular
+        raise ArtifactError(f"{out} already exists; choose another folder by --out, or remove it first")
+    from brickyard.modularize import load_modular, load_transformer, modularize_transformer, save_modular
+    from brickyard.modularize.intake import token_limit
 
     lines = None if sample is None else _lines(sample)
     dense, processor = load_transformer(model)
+    if (Path(model) / "network.json").is_file():
+        dense = load_modular(model).revert().eval()
+        say(f"{model} has experts already; its neurons are back in their first order, and are split anew")
     settings: dict[str, Any] = {
         "experts": experts,
         "top_k": top_k,
@@ -74,9 +89,12 @@ def modularize_experts(
         "resident": resident,
         "seed": seed,
     }
-    places = getattr(dense.config, "max_position_embeddings", _MOST_TOKENS)
-    batches = None if lines is None else _batches(lines, processor, model, most=min(places, _MOST_TOKENS))
-    modular = modularize_transformer(dense, **settings, sample=batches)
+    most = min(_MOST_TOKENS, token_limit(dense) or _MOST_TOKENS)
+    batches = None if lines is None else _batches(lines, processor, model, most=most)
+    with warnings.catch_warnings(record=True) as caught:
+        modular = modularize_transformer(dense, **settings, sample=batches)
+    for text in dict.fromkeys(str(one.message) for one in caught):
+        warn(text)
     save_modular(modular, out, processor=processor, provenance={"model": model, **settings})
     record = _record(modular)
     if as_json:

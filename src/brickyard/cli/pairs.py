@@ -22,8 +22,8 @@ def pairs(
         list[str],
         typer.Argument(
             metavar="SOURCE...",
-            help="Installed packages by the name they are imported by, `stdlib`, or folders of Python files. "
-            "With --parallel one folder, or one file with a piece of code in every line (.gz may be).",
+            help="Packages or modules by the name they are imported by, `stdlib`, or folders of Python "
+            "files. With --parallel one folder, or one file with a piece of code in every line (.gz may be).",
         ),
     ],
     *,
@@ -77,6 +77,9 @@ def pairs(
         raise MissingExtraError("datasketch", extra="pairs")
     if out.exists():
         raise ArtifactError(f"{out} already exists; choose another file or remove it first")
+    from brickyard.data.code_pairs import first_of_each, require_folder_of, split_by_file, write_code_pairs
+
+    require_folder_of(out)
     if parallel is not None and (len(sources) != 1 or translator is not None):
         raise typer.BadParameter(
             "it goes with one SOURCE and without --translator; make one file for each",
@@ -85,7 +88,6 @@ def pairs(
     if similarity == 0:
         raise typer.BadParameter("it must be above 0; 1 keeps all but equal code", param_hint="--similarity")
     translate = None if translator is None else _translator(translator)
-    from brickyard.data.code_pairs import first_of_each, split_by_file, write_code_pairs
     from brickyard.data.near_duplicates import distinct
 
     with Meter() as meter:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from brickyard.continual.network import TaskNetwork, evaluation
-from brickyard.core.errors import ConfigError
+from brickyard.core.errors import ConfigError, DataError
 
 METHODS = ("one-shot", "binary", "each")
 
@@ -38,6 +38,7 @@ def infer_task(
 
     Raises:
         ConfigError: There are no tasks, their numbers of classes differ, or the method is unknown.
+        DataError: There are no inputs.
     """
     if method not in METHODS:
         raise ConfigError(
@@ -48,6 +49,8 @@ def infer_task(
         raise ConfigError(
             f"tasks have {classes or 'no'} classes; inferring needs tasks of equally many", path="network"
         )
+    if inputs.dim() < 1 or not inputs.numel():
+        raise DataError(f"inputs of shape {tuple(inputs.shape)} came; the task follows from at least one")
     inputs = inputs.to(network.head_device)
     names = [record.name for record in network.records]
     if method == "each":

@@ -182,6 +182,13 @@ class MaskedLayer(TaskBrick):
         self._ready = None
         return super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
 
+    def _load_from_state_dict(self, *arguments: Any) -> None:
+        super()._load_from_state_dict(*arguments)
+        self._ready = None
+        self.taken.zero_()
+        for number in range(len(self.rows)):
+            self.taken |= self.mask(number)
+
     def forward(self, x: Tensor) -> Tensor:
         """Compute what the plain layer does, with the weights of the task in use."""
         weights = self.active()

@@ -24,10 +24,11 @@ from brickyard.continual.examples import Examples, count, epoch, everything, ste
 from brickyard.continual.layers import MaskedLayer, OwnPart
 from brickyard.continual.network import TaskNetwork, TaskRecord
 from brickyard.continual.settings import LearnSettings
-from brickyard.continual.store import TaskFolder
+from brickyard.continual.store import FirstTask, TaskFolder
 from brickyard.continual.transfer import Suited, find_suited, start_parts_, start_scores
 from brickyard.core.checkpoint import Checkpoint, content_digest
 from brickyard.core.errors import ConfigError, DataError, TrainError
+from brickyard.core.files import sweep
 
 _PROBED = 32  # examples whose content tells data apart
 
@@ -72,7 +73,7 @@ class Learner:
         network: The network, changed in place.
         settings: How tasks are learned.
         folder: Where each task is written once it is learned; None for nowhere. Tasks that the network has
-            and the folder lacks are written at once.
+            and the folder lacks are written at once. A `FirstTask` makes the folder with the first task.
         beside: Writes what else shall lie in the folder of each task, see `TaskFolder.append`.
 
     Raises:
@@ -89,7 +90,7 @@ class Learner:
         network: TaskNetwork,
         *,
         settings: LearnSettings,
-        folder: TaskFolder | None = None,
+        folder: TaskFolder | FirstTask | None = None,
         beside: Callable[[Path], None] | None = None,
     ) -> None:
         self.network, self.settings, self.folder, self.beside = network, settings, folder, beside
@@ -108,6 +109,8 @@ class Learner:
     ) -> Learned:
         """Learn a task; when this ends by an error or an interrupt, the network is as it was before.
 
+        That holds for errors while the folder is written, too: the same call goes on from the checkpoint.
+
         Args:
             name: Name of the task.
             examples: Pairs of an input and a class index below `num_classes`.
@@ -124,7 +127,8 @@ class Learner:
         Raises:
             ConfigError: The name is taken, or the shared head has too few rows.
             DataError: The examples are not such pairs.
-            TrainError: The loss is not finite, or the checkpoint is of another run.
+            TrainError: The loss, scores or weights are not finite, or the checkpoint is of another run.
+            ArtifactError: The folder has other tasks by now.
         """
         self._check(num_classes)
         steps_of(examples, self.settings.batch_size)  # refuses a dataset without examples or length
@@ -140,7 +144,7 @@ class Learner:
         tasks.add(name)
         seed = int(np.random.SeedSequence([self.settings.seed, number]).generate_state(1)[0])
         devices = {tensor.device for tensor in self.network.network.parameters()}
-        added = []
+        added, before = [], list[tuple[MaskedLayer, Tensor, Tensor]]()
         try:
             with torch.random.fork_rng([device for device in devices if device.type == "cuda"]):
                 torch.manual_seed(seed)
@@ -158,23 +162,35 @@ class Learner:
                     around=around,
                 )
                 learned = run.learn(name)
+            self._rest()
+            for layer in run.layers:
+                before.append((layer, layer.pool.detach().clone(), layer.taken.clone()))
+                if layer.trainee is not None:
+                    layer.keep_weights()
+                layer.close_task()
+            self.network.records.append(learned.record)
+            if self.folder is not None:
+                self.folder.append(self.network, beside=self.beside)
         except BaseException:
+            for layer, pool, taken in before:
+                layer.pool.detach().copy_(pool)
+                layer.taken.copy_(taken)
+            del self.network.records[number:]
             for part in added:
                 part.drop_task()
             tasks.drop()
             tasks.value = in_use
+            self._rest()
             raise
-        finally:
-            self.network.network.eval()
-            self.network.network.requires_grad_(False).zero_grad()
-        for layer in self.network.layers.values():
-            layer.close_task()
-        self.network.records.append(learned.record)
-        if self.folder is not None:
-            self.folder.append(self.network, beside=self.beside)
         if kept is not None:
             kept.remove()
+            sweep(kept.path)
         return learned
+
+    def _rest(self) -> None:
+        """End training: evaluation mode, and no gradients."""
+        self.network.network.eval()
+        self.network.network.requires_grad_(False).zero_grad()
 
     def _check(self, num_classes: int) -> None:
         head = self.network.head
@@ -240,8 +256,6 @@ class _Run:
                 self._begin_weights()
             weights = [layer.free for layer in self.layers if layer.free is not None]
             self._phase(1, weights, settings.weight_rate, settings.weight_epochs, tensors if phase else {})
-            for layer in self.layers:
-                layer.keep_weights()
         learned = TaskRecord(
             name=name,
             num_classes=self.num_classes,
@@ -374,8 +388,16 @@ class _Run:
             for inputs, labels in epoch(self.examples, self.settings.batch_size, self.generator):
                 total += self._step(inputs, labels, optimizer)
                 schedule.step()
+            self._check_finite(("scores", "weights")[number], tensors)
             self.losses.append(total / each)
             self._save(number, epoch_number + 1, optimizer)
+
+    def _check_finite(self, what: str, tensors: list[nn.Parameter]) -> None:
+        """Refuse to go on where scores, or weights, grew past all numbers: no mask follows from them."""
+        if not all(bool(tensor.detach().isfinite().all()) for tensor in (*tensors, *self.own)):
+            raise TrainError(
+                f"not all {what} are finite; lower mask_rate or weight_rate and learn the task again"
+            )
 
     def _step(self, inputs: Tensor, labels: Tensor, optimizer: torch.optim.Optimizer) -> float:
         device = self.network.head_device

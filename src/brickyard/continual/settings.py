@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -28,7 +29,7 @@ class LearnSettings:
             `brickyard.continual.transfer`.
         neighbours: Neighbours that vote when features are compared.
         transfer_samples: Most examples that features are compared on.
-        seed: Seed of scores, heads and order of the examples; each task draws its own from it.
+        seed: Seed of scores, heads and order of the examples, at least 0; each task draws its own from it.
     """
 
     arm: Arm = "exssnet"
@@ -46,7 +47,7 @@ class LearnSettings:
         """Check the settings.
 
         Raises:
-            TrainError: A value is out of range, or does not go with the arm.
+            TrainError: A value is of another kind, is out of range, or does not go with the arm.
         """
         for name, allowed in (
             ("arm", ("exssnet", "ssnet", "supsup")),
@@ -54,12 +55,19 @@ class LearnSettings:
         ):
             if getattr(self, name) not in allowed:
                 raise TrainError(f"{name} = {getattr(self, name)!r} is not one of {', '.join(allowed)}")
-        for name in ("mask_epochs", "batch_size", "neighbours", "transfer_samples"):
-            if getattr(self, name) < 1:
-                raise TrainError(f"{name} = {getattr(self, name)} must be at least 1")
+        least = {"mask_epochs": 1, "batch_size": 1, "neighbours": 1, "transfer_samples": 1, "seed": 0}
+        for name in (*least, "weight_epochs"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or isinstance(value, bool):
+                raise TrainError(f"{name} = {value!r} must be a whole number, an int")
+            if name in least and value < least[name]:
+                raise TrainError(f"{name} = {value} must be at least {least[name]}")
         for name in ("mask_rate", "weight_rate"):
-            if not getattr(self, name) > 0:
-                raise TrainError(f"{name} = {getattr(self, name)} must be above 0")
+            value = getattr(self, name)
+            if not isinstance(value, int | float) or isinstance(value, bool):
+                raise TrainError(f"{name} = {value!r} must be a number")
+            if not 0 < value < math.inf:
+                raise TrainError(f"{name} = {value} must be above 0 and finite")
         if (self.arm == "supsup") != (self.weight_epochs == 0) or self.weight_epochs < 0:
             raise TrainError(
                 f"weight_epochs = {self.weight_epochs} does not go with arm {self.arm!r}: supsup trains no "

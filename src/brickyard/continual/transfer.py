@@ -28,6 +28,7 @@ from brickyard.core.errors import MissingExtraError
 
 _LEVEL = 0.05  # chance that any of the earlier tasks is accepted though none is better
 _TRAIN_SHARE = 0.66
+_AT_ONCE = 512  # examples at most, in parts of equal size: normalisation in training needs two
 
 Right = npt.NDArray[np.bool_]
 
@@ -71,6 +72,8 @@ def find_suited(
     places = torch.randperm(count(examples), generator=generator)[: settings.transfer_samples]
     inputs, labels = take(examples, places)
     *earlier, new = network.tasks.values
+    if len(places) < 2:
+        return Suited((0.0,) * len(earlier), 0.0, (), (), None)
 
     def right(features: Tensor) -> Right:
         return _knn_right(features, labels, neighbours=settings.neighbours)
@@ -138,7 +141,7 @@ def _before_head(network: TaskNetwork, inputs: Tensor) -> Tensor:
     handle = network.head.register_forward_pre_hook(keep)
     try:
         with torch.no_grad():
-            for part in inputs.split(512):
+            for part in inputs.tensor_split(math.ceil(len(inputs) / _AT_ONCE)):
                 network.network(part.to(device))
     finally:
         handle.remove()

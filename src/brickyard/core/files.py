@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -13,6 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from brickyard.core.errors import ArtifactError
+
+_NUMBER = re.compile("[0-9]+")
+_UNFINISHED = ".part"  # how the names of temporary files and folders end
 
 
 def cache_folder() -> Path:
@@ -44,7 +48,7 @@ def write_bytes(path: Path, content: bytes) -> None:
         path: Where the file shall be; its folder must exist.
         content: The bytes.
     """
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=_UNFINISHED)
     try:
         with os.fdopen(handle, "wb") as stream:
             stream.write(content)
@@ -116,7 +120,7 @@ def new_folder(path: Path) -> Iterator[Path]:
     if path.exists() and not (path.is_dir() and not any(path.iterdir())):
         raise ArtifactError(f"{path} already exists; choose another folder or remove it first")
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
+    temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.", suffix=_UNFINISHED))
     try:
         yield temporary
         for file in temporary.rglob("*"):
@@ -129,6 +133,45 @@ def new_folder(path: Path) -> Iterator[Path]:
         _name_file(error, path)
         shutil.rmtree(temporary, ignore_errors=True)
         raise
+
+
+def sweep(path: Path) -> None:
+    """Remove what processes that were killed while they wrote a file or folder left beside it.
+
+    Args:
+        path: The file or folder, which no other process writes now; it need not be there.
+    """
+    path = path.absolute()
+    name = re.compile(rf"\.{re.escape(path.name)}\.[a-z0-9_]+{re.escape(_UNFINISHED)}")
+    for left in [left for left in path.parent.iterdir() if name.fullmatch(left.name)]:
+        if left.is_dir():
+            shutil.rmtree(left, ignore_errors=True)
+        else:
+            left.unlink(missing_ok=True)
+
+
+def numbered_folders(path: Path) -> list[Path]:
+    """Return the folders `0000`, `0001`, ... of a folder, in their order.
+
+    Args:
+        path: The folder; one that is not there has none.
+
+    Raises:
+        ArtifactError: A number is missing before another, or is no folder.
+    """
+    found = (
+        sorted(place.name for place in path.iterdir() if _NUMBER.fullmatch(place.name))
+        if path.is_dir()
+        else []
+    )
+    places = [path / f"{number:04d}" for number in range(len(found))]
+    missing = next((place for place in places if not place.is_dir()), None)
+    if missing is not None:
+        raise ArtifactError(
+            f"{missing} is missing or no folder, and {path} goes up to {found[-1]}; numbers have no gaps: "
+            "put it back, or copy the whole folder again"
+        )
+    return places
 
 
 def write_manifest(folder: Path, *, format_version: int, kind: str, fields: Mapping[str, Any]) -> None:
@@ -149,13 +192,16 @@ def write_manifest(folder: Path, *, format_version: int, kind: str, fields: Mapp
     write_json(folder / "manifest.json", record)
 
 
-def read_manifest(folder: Path, *, format_version: int, kind: str) -> dict[str, Any]:
+def read_manifest(
+    folder: Path, *, format_version: int, kind: str, check_files: bool = True
+) -> dict[str, Any]:
     """Read and verify the `manifest.json` of a folder.
 
     Args:
         folder: Folder of an artifact.
         format_version: The version this code understands.
         kind: The kind of artifact that is expected.
+        check_files: Whether all files that it lists are read and compared with their hashes.
 
     Returns:
         The manifest.
@@ -179,7 +225,7 @@ def read_manifest(folder: Path, *, format_version: int, kind: str) -> dict[str, 
     hashes = record.get("sha256")
     if not isinstance(hashes, dict):
         raise ArtifactError(f"{folder}/manifest.json lists no hashes; copy or make the folder again")
-    for name, digest in hashes.items():
+    for name, digest in hashes.items() if check_files else ():
         file = folder / name
         if not file.is_file():
             raise ArtifactError(f"{file} is missing; the folder is incomplete, copy or make it again")

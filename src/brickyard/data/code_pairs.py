@@ -16,11 +16,12 @@ import sysconfig
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, fields, replace
+from importlib.machinery import ModuleSpec, PathFinder
 from importlib.util import find_spec
 from pathlib import Path
 from textwrap import dedent
 
-from brickyard.core.errors import DataError
+from brickyard.core.errors import ArtifactError, DataError
 from brickyard.core.files import write_text
 
 STDLIB = "stdlib"
@@ -56,7 +57,7 @@ class CodePair:
 
 @dataclass(frozen=True)
 class PythonFiles:
-    """The Python files of a package or folder.
+    """The Python files of a package, module or folder.
 
     Attributes:
         name: Name of the source.
@@ -70,13 +71,16 @@ class PythonFiles:
 
 
 def python_files(source: str) -> PythonFiles:
-    """Find the Python files of an installed package, of the standard library, or of a folder; none of tests.
+    """Find the Python files of an installed package or module, of the standard library, or of a folder.
+
+    Files of tests inside a package or folder are left out. Nothing is imported.
 
     Args:
-        source: A folder, `stdlib`, or the name by which an installed package is imported.
+        source: A folder, `stdlib`, or the name by which an installed package or module is imported, such as
+            `json`, `textwrap` or `xml.etree`.
 
     Raises:
-        DataError: There is no such folder or package, or it has no Python files.
+        DataError: There is no such folder, package or module, or it has no Python files.
     """
     root, name = Path(source), source
     if source == STDLIB:
@@ -84,17 +88,40 @@ def python_files(source: str) -> PythonFiles:
     elif root.is_dir():
         name = root.resolve().name
     else:
-        found = find_spec(source) if source.isidentifier() else None
-        if found is None or not found.submodule_search_locations:
+        found = _module_spec(source)
+        if found is None:
             raise DataError(
-                f"{source} is neither a folder nor an installed package; give a path, the name by which a "
-                f"package is imported, or {STDLIB}"
+                f"{source} is neither a folder nor an installed package or module; give the path of a "
+                f"folder, the name by which a package or module is imported, or {STDLIB}"
             )
+        if not found.submodule_search_locations:
+            file = Path(found.origin or "")
+            if file.suffix != ".py" or not file.is_file():
+                raise DataError(
+                    f"{source} is a module without Python source ({found.origin}); give one that is written "
+                    "in Python"
+                )
+            return PythonFiles(name, file.parent, (file,))
         root = Path(next(iter(found.submodule_search_locations)))
     paths = tuple(path for path in sorted(root.rglob("*.py")) if _wanted(path.relative_to(root)))
     if not paths:
         raise DataError(f"{root} has no Python files outside of tests")
     return PythonFiles(name, root, paths)
+
+
+def _module_spec(name: str) -> ModuleSpec | None:
+    """Find a package or module by its dotted name, without importing it or what it is in."""
+    first, *inner = name.split(".")
+    if not all(part.isidentifier() for part in (first, *inner)):
+        return None
+    try:
+        found = PathFinder.find_spec(first) or find_spec(first)  # some modules are frozen and have a file too
+    except ValueError:  # a module that runs now and was not imported, such as __main__
+        return None
+    for part in inner:
+        places = found.submodule_search_locations if found is not None else None
+        found = PathFinder.find_spec(part, places) if places else None
+    return found
 
 
 def _wanted(path: Path) -> bool:
@@ -242,13 +269,20 @@ def translated_pairs(
         progress: Called with the pieces that are done.
 
     Raises:
-        DataError: The translator gives no text.
+        DataError: The translator fails, or gives no text; the message tells at which pair.
     """
     found = []
     for number, pair in enumerate(pairs, start=1):
-        answer = translate(pair.document)
+        place = f"{pair.source}, {pair.file}, line {pair.line}"
+        try:
+            answer = translate(pair.document)
+        except Exception as error:  # whatever the user's code raises
+            raise DataError(
+                f"{place}: the translator fails with {type(error).__name__}: {error}; mend it, or let it "
+                "give an empty text to leave the piece out"
+            ) from error
         if not isinstance(answer, str):
-            raise DataError(f"the translator gives a {type(answer).__name__}; it must give a text")
+            raise DataError(f"{place}: the translator gives a {type(answer).__name__}; it must give a text")
         if answer.strip():
             found.append(replace(pair, query=pair.document, document=answer.strip()))
         progress(number)
@@ -290,8 +324,24 @@ def split_by_file(
     return found
 
 
+def require_folder_of(path: str | Path) -> None:
+    """Refuse a file to write whose folder does not exist.
+
+    Raises:
+        ArtifactError: There is no such folder.
+    """
+    folder = Path(path).parent
+    if not folder.is_dir():
+        raise ArtifactError(f"{folder} is not a folder, so {path} cannot be written; make the folder first")
+
+
 def write_code_pairs(path: str | Path, pairs: Sequence[CodePair]) -> None:
-    """Write pairs as JSON lines, whole or not at all."""
+    """Write pairs as JSON lines, whole or not at all.
+
+    Raises:
+        ArtifactError: The folder of the file does not exist.
+    """
+    require_folder_of(path)
     lines = [json.dumps(asdict(pair), ensure_ascii=False) for pair in pairs]
     write_text(Path(path), "\n".join([*lines, ""]))
 

@@ -48,6 +48,7 @@ def export_plain(
     path: str | Path | None = None,
     *,
     outputs: Sequence[str] = ("scores",),
+    tokens: bool = False,
 ) -> onnx.ModelProto:
     """Export a plain module as ONNX, opset 18, static batch of 1.
 
@@ -57,10 +58,11 @@ def export_plain(
         input_shape: Shape of one input, without the batch.
         path: File to write, none if None.
         outputs: Names of the tensors that the module gives.
+        tokens: Whether the module reads ids of tokens, int64, in place of float32.
 
     Returns:
-        A model with input `image` and these outputs; initializers are named like the state dict's entries
-        (of the folded module), nodes and tensors after modules.
+        A model with input `image`, or `input_ids`, and these outputs; initializers are named like the state
+        dict's entries (of the folded module), nodes and tensors after modules.
 
     Raises:
         ExportError: The graph lost or renamed a tensor of the state dict, or has several inputs or other
@@ -80,12 +82,12 @@ def export_plain(
         warnings.filterwarnings("ignore", message="Constant folding")
         torch.onnx.export(
             shadow,
-            (torch.zeros(1, *input_shape),),
+            (torch.zeros(1, *input_shape, dtype=torch.int64 if tokens else torch.float32),),
             buffer,  # type: ignore[arg-type]
             dynamo=False,
             opset_version=OPSET,
             do_constant_folding=False,
-            input_names=["image"],
+            input_names=["input_ids" if tokens else "image"],
             output_names=list(outputs),
         )
     model = onnx.load_model_from_string(buffer.getvalue())

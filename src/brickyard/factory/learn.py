@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import platform
 import re
-import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,6 +24,7 @@ from torch.utils.data import TensorDataset
 from brickyard.assemble.assembler import initial_weights
 from brickyard.assemble.assembly import Assembly
 from brickyard.continual import Learned, Learner, LearnSettings, TaskFolder, TaskNetwork, masked
+from brickyard.continual.store import FirstTask
 from brickyard.core.errors import ArtifactError, ConfigError, DataError, TaskError
 from brickyard.core.files import write_json, write_manifest
 from brickyard.core.network import Network
@@ -117,7 +117,7 @@ def learn_task(
     """Let a factory learn a task, all or nothing.
 
     After each epoch `<factory>.learning` is written, from which the same call goes on to the same bits; it is
-    removed when the task is learned.
+    removed when the task is learned. Nothing is written into the factory before.
 
     Args:
         path: The factory folder; its own files are not touched.
@@ -130,7 +130,7 @@ def learn_task(
         How it went.
 
     Raises:
-        ArtifactError: The folder is no factory, or cannot learn tasks.
+        ArtifactError: The folder is no factory, cannot learn tasks, or what it learned before is damaged.
         TaskError: The name is taken or malformed.
         ConfigError: The density is not that of the earlier tasks, the arm would change them, or a share is
             out of range.
@@ -139,14 +139,18 @@ def learn_task(
     torch.set_num_threads(settings.threads)
     folder = FactoryFolder.open(path)
     check_task(folder, name, settings)
-    root, work = path / LEARNED, path.absolute().with_name(path.name + ".learning")
-    density = _density(root, settings.density)
+    root, whole = path / LEARNED, path.resolve()
+    work = whole.with_name(whole.name + ".learning")
+    earlier = TaskFolder(root) if root.is_dir() else None
+    density = _density(earlier, settings.density)
     network = task_network(path, density)
     nested = Nested(network, _headed(path, 2), settings.small_share)
-    if not root.is_dir():
-        TaskFolder.create(root, network, notes={"factory": folder.name, "density": density})
-    store = TaskFolder(root)
-    store.load_(network)
+    store: TaskFolder | FirstTask
+    if earlier is None:
+        store = FirstTask(root, notes={"factory": folder.name, "density": density})
+    else:
+        store = earlier
+        earlier.load_(network)
     settings_json = {**settings.learn.to_json(), "density": density, **nested.identity}
     epochs = settings.learn.mask_epochs + settings.learn.weight_epochs
     steps_of_mask = settings.learn.mask_epochs / epochs
@@ -234,22 +238,22 @@ def check_task(folder: FactoryFolder, name: str, settings: TaskSettings) -> None
         raise ArtifactError(f"{folder.path} detects; tasks can be added to factories that classify")
 
 
-def _density(root: Path, wanted: float | None) -> float:
-    """Return the density of a factory's tasks; a folder of tasks that has none yet is dropped."""
-    if root.is_dir():
-        store = TaskFolder(root)
-        if len(store):
-            kept = float(store.notes["density"])
-            if wanted not in (None, kept):
-                raise ConfigError(
-                    f"density = {wanted} is not that of the earlier tasks, {kept}, which all share; leave it "
-                    "out",
-                    path="density",
-                    value=wanted,
-                )
-            return kept
-        shutil.rmtree(root)  # of a run that was killed before its first task was whole
-    return DENSITY if wanted is None else wanted
+def _density(earlier: TaskFolder | None, wanted: float | None) -> float:
+    """Return the density of a factory's tasks, which is that of the earlier ones."""
+    if earlier is None:
+        return DENSITY if wanted is None else wanted
+    kept = earlier.notes.get("density")
+    if not isinstance(kept, int | float):
+        raise ArtifactError(f"{earlier.path}/manifest.json tells no density; copy the whole folder again")
+    if wanted not in (None, kept):
+        hint = "" if len(earlier) else f", or remove {earlier.path}, which has no task yet"
+        raise ConfigError(
+            f"density = {wanted} is not that of the earlier tasks, {kept}, which all share; leave it out"
+            + hint,
+            path="density",
+            value=wanted,
+        )
+    return float(kept)
 
 
 def _headed(path: Path, num_outputs: int) -> Network:

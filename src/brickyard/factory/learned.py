@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from brickyard.core.errors import TaskError
-from brickyard.core.files import read_json
+from brickyard.core.errors import ArtifactError, TaskError
+from brickyard.core.files import numbered_folders, read_json
 from brickyard.core.task import Task, Vocabulary
 
 LEARNED, FACTORY = "learned", "factory"
@@ -24,11 +24,18 @@ def learned_folders(factory: Path) -> dict[str, Path]:
         factory: The factory folder.
 
     Raises:
-        ArtifactError: A file that tells the name of a task is damaged.
+        ArtifactError: A task is missing before another, or a file that tells the name of one is damaged.
     """
     found: dict[str, Path] = {}
-    while (place := factory / LEARNED / "tasks" / f"{len(found):04d}").is_dir():
-        found[str(read_json(place / "manifest.json")["task"]["name"])] = place / FACTORY
+    for place in numbered_folders(factory / LEARNED / "tasks"):
+        manifest = read_json(place / "manifest.json")
+        told = manifest.get("task") if isinstance(manifest, dict) else None
+        name = told.get("name") if isinstance(told, dict) else None
+        if not isinstance(name, str) or not name:
+            raise ArtifactError(f"{place}/manifest.json tells no name of a task; copy the whole folder again")
+        if name.casefold() in (known.casefold() for known in found):
+            raise ArtifactError(f"{place} is a second task {name!r}; copy the whole folder again")
+        found[name] = place / FACTORY
     return found
 
 
@@ -61,11 +68,15 @@ def parse_task(text: str | None, vocabulary: Vocabulary, names: dict[str, Path])
 
     Raises:
         TaskError: It is not understood.
+        ArtifactError: The folder of the learned task is damaged.
     """
     split = None if text is None else split_name(text, names)
     if split is not None:
         name, words = split
-        own = Vocabulary.from_json((names[name] / "vocabulary.json").read_text())
+        file = names[name] / "vocabulary.json"
+        if not file.is_file():
+            raise ArtifactError(f"{file} is missing; copy the whole folder of the factory again")
+        own = Vocabulary.from_json(file.read_text())
         return name, own.parse(words)
     try:
         return None, vocabulary.parse(text)

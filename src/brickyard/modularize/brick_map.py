@@ -45,7 +45,7 @@ Locate = Literal["weighted", "score"]
 LOCATE: tuple[Locate, ...] = ("weighted", "score")
 SHARES = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 _ALWAYS = ("first_scores", "scores", "located", "output", "value_norms")
-_MAYBE = ("experts", "expert_scores")
+_MAYBE = ("experts", "expert_first_scores", "expert_scores")
 Progress = Callable[[str, int, int, str], None]
 """Called with a stage, steps done, steps in all, and what is worked on."""
 
@@ -63,7 +63,9 @@ class LayerMap:
             on): absolute activation times the length of its column of the second matrix.
         value_norms: These lengths.
         experts: Expert of each neuron, -1 for none; None without experts.
-        expert_scores: Scores of experts on the texts held out, by the sum of what their neurons give.
+        expert_first_scores: Scores of experts on the texts that neurons are located on, by the sum of what
+            their neurons give; None without experts.
+        expert_scores: The same on the texts held out.
         enrichment: How located neurons gather: in the `experts`, and in experts of a `random partition`.
     """
 
@@ -74,6 +76,7 @@ class LayerMap:
     output: Tensor
     value_norms: Tensor
     experts: Tensor | None
+    expert_first_scores: Tensor | None
     expert_scores: Tensor | None
     enrichment: Mapping[str, Enrichment]
 
@@ -104,7 +107,13 @@ class LayerMap:
 
     def best(self) -> Tensor:
         """Return the held-out score of the neuron that scored best before, `[functions]`."""
-        return self.scores.gather(1, self.first_scores.argmax(1, keepdim=True))[:, 0]
+        return _chosen_before(self.first_scores, self.scores)
+
+    def best_expert(self) -> Tensor | None:
+        """Return the held-out score of the expert that scored best before, `[functions]`; None without."""
+        if self.expert_first_scores is None or self.expert_scores is None:
+            return None
+        return _chosen_before(self.expert_first_scores, self.expert_scores)
 
     def located_mean(self) -> Tensor:
         """Return for each function the mean held-out score of its located neurons, `[functions]`."""
@@ -382,18 +391,35 @@ def _layer(
     output_FN, others_FN = ((part / part.sum(0)).T @ given_TN for part in (right_TF, 1 - right_TF))
     worth_FN = first_FN * (output_FN - others_FN) if locate == "weighted" else first_FN
     located_FK = top_neurons(worth_FN, share)
-    expert_scores, tests = None, {}
+    expert_first, expert_scores, tests = None, None, {}
     if experts_N is not None:
         member_NE = F.one_hot(experts_N.clamp(min=0)).float() * (experts_N >= 0)[:, None]
-        expert_scores = function_scores((values_TN[halves[1]] * norms_N) @ member_NE, own[1], count)
+        expert_first, expert_scores = (
+            function_scores((values_TN[half] * norms_N) @ member_NE, own[number], count)
+            for number, half in enumerate(halves)
+        )
         mixed = experts_N[torch.randperm(len(experts_N), generator=torch.Generator().manual_seed(seed))]
         tests = {
             "experts": enrichment(located_FK, experts_N),
             "random partition": enrichment(located_FK, mixed),
         }
     return LayerMap(
-        path, first_FN, scores_FN, located_FK, output_FN, norms_N, experts_N, expert_scores, tests
+        path=path,
+        first_scores=first_FN,
+        scores=scores_FN,
+        located=located_FK,
+        output=output_FN,
+        value_norms=norms_N,
+        experts=experts_N,
+        expert_first_scores=expert_first,
+        expert_scores=expert_scores,
+        enrichment=tests,
     )
+
+
+def _chosen_before(first_FN: Tensor, heldout_FN: Tensor) -> Tensor:
+    """Return for each function the held-out score of what scored best on the first texts."""
+    return heldout_FN.gather(1, first_FN.argmax(1, keepdim=True))[:, 0]
 
 
 class Changes:

@@ -10,17 +10,33 @@ import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+from pydantic import Field, PositiveInt
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 
 from brickyard.core.errors import ArtifactError, ModularizeError
-from brickyard.core.files import new_folder, read_json, read_manifest, write_bytes, write_json, write_manifest
-from brickyard.modularize.exits import MultiExitEncoder, add_exits, settings_of
-from brickyard.modularize.folder import FORMAT_VERSION, load_transformer
+from brickyard.core.files import new_folder, write_bytes, write_json, write_manifest
+from brickyard.modularize.exits import HeadKind, MultiExitEncoder, add_exits, settings_of
+from brickyard.modularize.folder import (
+    FORMAT_VERSION,
+    NetworkRecord,
+    StrictRecord,
+    load_transformer,
+    read_record,
+)
 
-_KEYS = {"exits", "head", "embed_dim", "max_tokens"}
+
+class _Settings(StrictRecord):
+    exits: Annotated[list[PositiveInt], Field(min_length=1)]
+    head: HeadKind
+    embed_dim: PositiveInt
+    max_tokens: PositiveInt
+
+
+class _ExitsRecord(NetworkRecord):
+    multi_exit: _Settings
 
 
 def save_exits(
@@ -93,13 +109,12 @@ def load_exits(folder: str | Path) -> MultiExitEncoder:
         MissingExtraError: transformers is not installed.
     """
     path = Path(folder)
-    read_manifest(path, format_version=FORMAT_VERSION, kind="network")
-    settings = read_json(path / "network.json").get("multi_exit")
-    if not isinstance(settings, dict) or set(settings) != _KEYS:
-        raise ArtifactError(f"{path} is a network folder without exits; save_exits writes those with exits")
+    record = read_record(
+        path, _ExitsRecord, key="multi_exit", without="exits; save_exits writes those with exits"
+    )
     try:
         model, tokenizer = load_transformer(path)
-        encoder = add_exits(model, tokenizer=tokenizer, **settings)
+        encoder = add_exits(model, tokenizer=tokenizer, **record.multi_exit.model_dump())
         encoder.network.root.get_submodule("head").load_state_dict(load_file(path / "heads.safetensors"))
     except (ModularizeError, SafetensorError, OSError, RuntimeError) as error:
         raise ArtifactError(f"{path} cannot be read back: {error}") from None

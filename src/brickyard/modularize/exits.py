@@ -77,6 +77,10 @@ class MultiExitEncoder:
         backbone: Any = self.backbone
         return int(backbone.config.hidden_size)
 
+    def config(self, exit: int) -> dict[str, Any]:
+        """Return the config of an exit; experts of the backbone, if it has any, stay as they are chosen."""
+        return {**self.network.space.active(), EXIT: exit}
+
     @property
     def _layers(self) -> ExitLayers:
         layers = self.backbone.get_submodule(self._path)
@@ -107,7 +111,7 @@ class MultiExitEncoder:
             ConfigError: There is no such exit.
             DataError: There are no texts, or they cannot be read.
         """
-        with self.network.configured({EXIT: self._layers.exit.value if exit is None else exit}):
+        with self.network.configured(self.config(self._layers.exit.value if exit is None else exit)):
             root = self.network.root
             return embed_texts(root, self.tokens, texts, batch_size=batch_size, progress=progress)
 
@@ -171,7 +175,7 @@ class MultiExitEncoder:
         stack = dict(enumerate(layers._modules.values(), start=1))
         handles = [stack[exit].register_forward_hook(keep(exit)) for exit in self.exits]
         try:
-            with self.network.configured(self.network.space.largest()):
+            with self.network.configured(self.config(self.exits[-1])):
                 last = states_of(backbone(input_ids=input_ids, attention_mask=attention_mask))
         finally:
             for handle in handles:
@@ -215,7 +219,7 @@ class MultiExitEncoder:
         *early, last = self.exits
         handles = [stack[exit - 1].register_forward_hook(look(exit)) for exit in early]
         try:
-            with self.network.configured(self.network.space.largest()):
+            with self.network.configured(self.config(self.exits[-1])):
                 states = states_of(backbone(input_ids=input_ids, attention_mask=attention_mask))
             found[last] = self._headed(mean_pool(states, attention_mask), last)
         except _EnoughError:
@@ -244,7 +248,7 @@ class MultiExitEncoder:
         Raises:
             ConfigError: There is no such exit.
         """
-        plain = self.network.extract({EXIT: exit})
+        plain = self.network.extract(self.config(exit))
         assert isinstance(plain, TextEmbedder)
         _tell_depth_(plain.backbone, exit)
         return TextEncoder(plain.eval(), self.tokens)
@@ -310,7 +314,10 @@ def add_exits(
         raise ModularizeError(f"this {type(model).__name__} has exits already; revert its encoder first")
     path = _layers_path(model, example_inputs(model) if inputs is None else inputs)
     original = model.get_submodule(path)
-    assert isinstance(original, nn.ModuleList)
+    if not isinstance(original, nn.ModuleList):
+        raise ModularizeError(
+            f"{type(model).__name__} keeps its layers in a {type(original).__name__}; exits need a ModuleList"
+        )
     count = len(original)
     width, vocab_size = (getattr(config, name, None) for name in ("hidden_size", "vocab_size"))
     says = getattr(config, "num_hidden_layers", None) == count
@@ -453,7 +460,7 @@ def _check(encoder: MultiExitEncoder) -> None:
     batch = encoder.tokens.batch(rows, device)
     with at_rest(encoder.network):
         for exit, found in encoder.embed(**batch).items():
-            with encoder.network.configured({EXIT: exit}):
+            with encoder.network.configured(encoder.config(exit)):
                 difference = float((encoder.network(**batch) - found).abs().max())
             if not difference <= max(_TOLERANCE, 16 * torch.finfo(found.dtype).eps):
                 raise ModularizeError(

@@ -9,11 +9,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from reprlib import repr as short
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 import torch
+from huggingface_hub import try_to_load_from_cache
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, model_validator
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 from torch import nn
@@ -21,13 +24,73 @@ from torch import nn
 from brickyard.bricks.experts import ExpertGate, ExpertSplit
 from brickyard.core.decision import Subset
 from brickyard.core.errors import ArtifactError, MissingExtraError, ModularizeError
+from brickyard.core.feed_forward import Gate, Mode
 from brickyard.core.files import new_folder, read_json, read_manifest, write_bytes, write_json, write_manifest
 from brickyard.modularize.conversion import Converted, convert_
 from brickyard.modularize.intake import Inputs, example_inputs, find_anatomy
 from brickyard.modularize.transformer import ModularTransformer, network_of
 
 FORMAT_VERSION = 1  # that of all network folders
-_KEYS = ("keys", "neurons", "experts", "expert_width", "top_k", "gate", "mode")
+_VOCABULARIES = (
+    *("tokenizer.json", "vocab.txt", "vocab.json", "merges.txt"),
+    *("tokenizer.model", "spiece.model", "spm.model", "sentencepiece.bpe.model"),
+)
+_TOKENIZER_FILES = ("tokenizer_config.json", *_VOCABULARIES)
+_PICTURES = "preprocessor_config.json"
+_AGAIN = "copy or make the folder again"
+
+
+class StrictRecord(BaseModel):
+    """A frozen part of a network folder's JSON; other keys and values of other types are refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+_Kind = TypeVar("_Kind", bound=StrictRecord)
+
+
+class _Manifest(StrictRecord):
+    kind: Literal["network"]
+    format_version: Literal[1]
+    name: str
+    sha256: dict[str, str]
+
+
+class NetworkRecord(StrictRecord):
+    """What `network.json` says of any network whose model is built by transformers."""
+
+    format_version: Literal[1]
+    builder: Literal[""]
+    arguments: Annotated[dict[str, Any], Field(max_length=0)]
+    space: str
+    provenance: dict[str, Any]
+
+
+class _Split(StrictRecord):
+    keys: str
+    neurons: PositiveInt
+    experts: PositiveInt
+    expert_width: PositiveInt
+    top_k: PositiveInt
+    gate: Gate
+    mode: Mode
+    active: list[int] | None = None  # experts that are there; all
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if self.experts * self.expert_width > self.neurons:
+            raise ValueError("experts times expert_width must not be above neurons")
+        if self.top_k > self.experts:
+            raise ValueError("top_k must not be above experts")
+        active = range(self.experts) if self.active is None else self.active
+        if not active or list(active) != sorted({*active} & {*range(self.experts)}):
+            raise ValueError("active must be one or more ascending numbers below experts")
+        return self
+
+
+class _ExpertsRecord(NetworkRecord):
+    experts: Annotated[list[_Split], Field(min_length=1)]
+    error: Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
 def load_transformer(name: str | Path) -> tuple[Any, Any]:
@@ -40,7 +103,8 @@ def load_transformer(name: str | Path) -> tuple[Any, Any]:
         The model in evaluation mode; its tokenizer or picture processor, None where there is none.
 
     Raises:
-        ModularizeError: There is no such model, or it lacks weights.
+        ModularizeError: There is no such model, it lacks weights, or files of it or of its tokenizer are
+            damaged.
         MissingExtraError: transformers is not installed.
     """
     try:
@@ -58,19 +122,76 @@ def load_transformer(name: str | Path) -> tuple[Any, Any]:
         names = config.architectures or [""]
         base = getattr(transformers, names[0], transformers.AutoModel)
         model, loading = base.from_pretrained(name, use_safetensors=True, output_loading_info=True)
-    except (OSError, ValueError) as error:
-        raise ModularizeError(f"{name} is no model of transformers: {error}") from None
+    except Exception as error:  # of many kinds, for files that are absent, damaged or do not fit each other
+        raise ModularizeError(
+            f"{name} is no model of transformers that can be loaded ({type(error).__name__}: {error}); give "
+            "a whole folder that save_pretrained wrote, or a hub id (owner/name)"
+        ) from error
     missing = sorted(loading["missing_keys"])
     if missing:
         raise ModularizeError(f"{name} lacks weights of a {type(model).__name__}, among them {missing[0]}")
-    processor = None
-    for kind in (transformers.AutoTokenizer, transformers.AutoImageProcessor):
-        try:
-            processor = kind.from_pretrained(name)
-            break
-        except (OSError, ValueError, ImportError, KeyError):
-            continue  # the model comes without one of this kind
-    return model.eval(), processor
+    tokenizer = _tokenizer(name)
+    return model.eval(), _picture_processor(name) if tokenizer is None else tokenizer
+
+
+def _tokenizer(name: str | Path) -> Any:
+    """Load a tokenizer, None where the model has no files of one.
+
+    Raises:
+        ModularizeError: It has some, and they give no tokenizer.
+    """
+    from transformers import AutoTokenizer
+
+    def held() -> str:
+        return ", ".join(file for file in _TOKENIZER_FILES if _holds(name, file))
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(name)
+    except Exception as error:  # its library raises errors of no kind of their own
+        if not held():
+            return None
+        raise ModularizeError(
+            f"the tokenizer of {name} cannot be loaded from {held()} ({type(error).__name__}: {error}); save "
+            "it again, or take all its files away to go without one"
+        ) from error
+    # transformers makes up a tokenizer without words where the files of its vocabulary are absent
+    needed = set(tokenizer.vocab_files_names.values())
+    if not needed or any(_holds(name, file) for file in {*needed, *_VOCABULARIES}):
+        return tokenizer
+    if not held():
+        return None
+    raise ModularizeError(
+        f"the tokenizer of {name} has {held()} but no vocabulary, such as tokenizer.json; save it again, or "
+        "take all its files away to go without one"
+    )
+
+
+def _picture_processor(name: str | Path) -> Any:
+    """Load a picture processor, None where the model has none.
+
+    Raises:
+        ModularizeError: Its file is there and cannot be loaded.
+    """
+    from transformers import AutoImageProcessor
+
+    try:
+        return AutoImageProcessor.from_pretrained(name)  # type: ignore[no-untyped-call]
+    except ValueError:  # the file tells of something else than pictures
+        return None
+    except Exception as error:
+        if not _holds(name, _PICTURES):
+            return None
+        raise ModularizeError(
+            f"{_PICTURES} of {name} cannot be loaded ({type(error).__name__}: {error}); copy or save it "
+            "again, or take it away to go without one"
+        ) from error
+
+
+def _holds(name: str | Path, file: str) -> bool:
+    """Tell whether a folder, or what the hub gave of a model, holds a file."""
+    if Path(name).is_dir():
+        return (Path(name) / file).is_file()
+    return isinstance(try_to_load_from_cache(str(name), file), str)
 
 
 def save_modular(
@@ -105,6 +226,7 @@ def save_modular(
         )
     target = Path(folder)
     space = json.dumps(modular.network.space.to_json()).encode()
+    active = modular.network.space.active()
     records = [
         {
             "keys": path,
@@ -114,6 +236,7 @@ def save_modular(
             "top_k": experts.split.top_k,
             "gate": experts.split.gate,
             "mode": experts.split.mode,
+            "active": list(active[path]),
         }
         for path, experts in modular.experts.items()
     ]
@@ -146,53 +269,99 @@ def load_modular(folder: str | Path, *, inputs: Inputs | None = None) -> Modular
         inputs: Arguments by name of one run of the model; None to make some up.
 
     Returns:
-        The model in evaluation mode with its experts, modes and weights; `revert` gives the original order.
+        The model in evaluation mode with its experts, modes, active subnet and weights; `revert` gives the
+        original order.
 
     Raises:
         ArtifactError: The folder is no such folder, or is altered.
         MissingExtraError: transformers is not installed.
     """
     path = Path(folder)
-    read_manifest(path, format_version=FORMAT_VERSION, kind="network")
-    record = read_json(path / "network.json")
-    records = record.get("experts")
-    if not isinstance(records, list) or not all(set(record) == set(_KEYS) for record in records):
-        raise ArtifactError(f"{path} is a network folder without experts; brickyard.modularize makes such")
+    record = read_record(
+        path, _ExpertsRecord, key="experts", without="experts; brickyard.modularize makes such"
+    )
     try:
         model, _ = load_transformer(path)
         orders = load_file(path / "orders.safetensors")
     except (ModularizeError, SafetensorError, OSError) as error:
         raise ArtifactError(f"{path} cannot be read back: {error}") from None
+    _check_orders(record.experts, orders, path)
     inputs = example_inputs(model) if inputs is None else inputs
     anatomy = find_anatomy(model, inputs)
     parts = {part.keys: part for layer in anatomy.layers for part in layer.feed_forwards}
-    converted = [_convert(model, parts, record, orders, path) for record in records]
+    converted = [_convert(model, parts, split, orders[split.keys], path) for split in record.experts]
     found = {one.part.keys: one.experts for one in converted}
-    return ModularTransformer(model, network_of(model, inputs), anatomy, found, record["error"], converted)
+    network = network_of(model, inputs)
+    network.configure({split.keys: tuple(split.active or range(split.experts)) for split in record.experts})
+    return ModularTransformer(model, network, anatomy, found, record.error, converted)
+
+
+def read_record(folder: Path, kind: type[_Kind], *, key: str, without: str) -> _Kind:
+    """Read and check `manifest.json` and `network.json` of a network folder.
+
+    Args:
+        folder: The folder; its hashes are verified.
+        kind: What `network.json` must hold.
+        key: The key that other network folders lack.
+        without: What they lack, and what makes it, for the message.
+
+    Raises:
+        ArtifactError: The folder is altered or lacks the key, or a key or value is not allowed.
+    """
+    manifest = read_manifest(folder, format_version=FORMAT_VERSION, kind="network")
+    _checked(_Manifest, manifest, folder / "manifest.json")
+    record = read_json(folder / "network.json")
+    if isinstance(record, dict) and key not in record:
+        raise ArtifactError(f"{folder} is a network folder without {without}")
+    return _checked(kind, record, folder / "network.json")
+
+
+def _checked(kind: type[_Kind], record: Any, file: Path) -> _Kind:
+    try:
+        return kind.model_validate(record)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"]) or "file"
+        came = "" if first["type"] == "missing" else f" = {short(first['input'])}"
+        raise ArtifactError(f"{file} is malformed ({where}{came}: {first['msg']}); {_AGAIN}") from None
+
+
+def _check_orders(splits: Sequence[_Split], orders: Mapping[str, torch.Tensor], path: Path) -> None:
+    """Refuse orders that are not one permutation for each feed-forward network."""
+    keys = [split.keys for split in splits]
+    if sorted(keys) != sorted(orders):
+        raise ArtifactError(
+            f"{path}: network.json tells of experts in {sorted(keys)}, orders.safetensors of "
+            f"{sorted(orders)}; both must name the same, each once: {_AGAIN}"
+        )
+    for split in splits:
+        order = orders[split.keys]
+        wanted = torch.arange(split.neurons)
+        if order.dtype != wanted.dtype or not torch.equal(order.sort().values, wanted):
+            raise ArtifactError(
+                f"{path}: the order of {split.keys} is no permutation of {split.neurons} neurons; {_AGAIN}"
+            )
 
 
 def _convert(
-    model: nn.Module,
-    parts: Mapping[str, Any],
-    record: Mapping[str, Any],
-    orders: Mapping[str, torch.Tensor],
-    path: Path,
+    model: nn.Module, parts: Mapping[str, Any], record: _Split, order: torch.Tensor, path: Path
 ) -> Converted:
-    part, order = parts.get(record["keys"]), orders.get(record["keys"])
-    if part is None or order is None or part.neurons != record["neurons"] or len(order) != part.neurons:
+    part = parts.get(record.keys)
+    if part is None or part.neurons != record.neurons:
         raise ArtifactError(
-            f"{path}: {record['keys']} is no feed-forward network of {record['neurons']} neurons in its model"
+            f"{path}: {record.keys} is no feed-forward network of {record.neurons} neurons in its model; "
+            f"{_AGAIN}"
         )
     split = ExpertSplit(
-        Subset(part.keys, record["experts"], minimum=1),
+        Subset(part.keys, record.experts, minimum=1),
         neurons=part.neurons,
-        expert_width=record["expert_width"],
-        top_k=record["top_k"],
+        expert_width=record.expert_width,
+        top_k=record.top_k,
         transposed=part.transposed,
-        gate=record["gate"],
+        gate=record.gate,
     )
-    split.mode = record["mode"]
-    gate = _gate(split, part.keys, path) if record["gate"] == "learned" else None
+    split.mode = record.mode
+    gate = _gate(split, part.keys, path) if record.gate == "learned" else None
     return convert_(model, part, split, order=order, gate=gate)
 
 
@@ -206,7 +375,13 @@ def _gate(split: ExpertSplit, keys: str, path: Path) -> ExpertGate:
             state |= {name.removeprefix(start): weights.get_tensor(name) for name in names}
     if "project" not in state:
         raise ArtifactError(f"{path} lacks the weights of the gate of {keys}")
-    gate_width, width = state["project"].shape
-    gate = ExpertGate(width, split.subset, gate_width=gate_width)
-    gate.load_state_dict(state)
+    try:
+        gate_width, width = state["project"].shape
+        gate = ExpertGate(width, split.subset, gate_width=gate_width)
+        gate.load_state_dict(state)
+    except (RuntimeError, ValueError) as error:
+        raise ArtifactError(
+            f"{path}: the weights of the gate of {keys} do not fit {split.subset.count} experts ({error}); "
+            f"{_AGAIN}"
+        ) from None
     return gate

@@ -10,9 +10,10 @@ out is kept, and each attention is noticed. A leaf is a matrix if it computes wh
 - an attention is the matrices with a common input that precede scaled dot-product attention or a softmax over
   `[batch, heads, tokens, keys]`, with a query of another input in front of them if they are two, and the
   matrix that follows;
-- a layer is a child of the outermost `ModuleList` around these.
+- a layer is a child of the outermost `ModuleList`, or `Sequential` of blocks of one class, around these.
 
-A second run in which dropout written as a function is active makes sure that none stands inside.
+An `Identity` between them counts for nothing. A second run in which dropout written as a function is active
+makes sure that none stands inside.
 """
 
 from __future__ import annotations
@@ -179,6 +180,20 @@ def example_inputs(model: nn.Module) -> dict[str, Tensor]:
     )
 
 
+def token_limit(model: Any) -> int | None:
+    """Return how many tokens of a text a model of transformers takes; None if its config sets no limit.
+
+    Where its table of positions keeps one for padding (RoBERTa), texts start behind that.
+    """
+    most = getattr(getattr(model, "config", None), "max_position_embeddings", None)
+    if not isinstance(most, int) or most < 1:
+        return None
+    words = model.get_input_embeddings()
+    tables = [part for part in model.modules() if isinstance(part, nn.Embedding) and part is not words]
+    pads = [part.padding_idx for part in tables if part.num_embeddings == most]
+    return most - max((pad + 1 for pad in pads if pad is not None), default=0)
+
+
 def _first(part: Attention | FeedForward) -> str:
     return part.query if isinstance(part, Attention) else part.keys
 
@@ -186,10 +201,18 @@ def _first(part: Attention | FeedForward) -> str:
 def _layer_path(model: nn.Module, path: str) -> str | None:
     """Return the path of the layer that a leaf is in."""
     names = path.split(".")
-    for end in range(1, len(names)):
-        if isinstance(model.get_submodule(".".join(names[:end])), nn.ModuleList):
+    for end in range(len(names)):
+        if _holds_layers(model.get_submodule(".".join(names[:end]))):
             return ".".join(names[: end + 1])
     return None
+
+
+def _holds_layers(module: nn.Module) -> bool:
+    """Tell whether a module is a list, or a row of two or more blocks of one class."""
+    if not isinstance(module, nn.Sequential):
+        return isinstance(module, nn.ModuleList)
+    alike = len(module) > 1 and len({type(block) for block in module}) == 1
+    return alike and any(True for _ in module[0].children())
 
 
 @dataclass(eq=False)
@@ -270,6 +293,7 @@ def _record(model: nn.Module, inputs: Inputs, *, dropping: bool) -> _Recording:
         return keep
 
     leaves = [(path, part) for path, part in model.named_modules() if not any(True for _ in part.children())]
+    leaves = [(path, leaf) for path, leaf in leaves if not isinstance(leaf, nn.Identity)]
     handles = [leaf.register_forward_hook(hook(path), with_kwargs=True) for path, leaf in leaves]
     devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
     try:

@@ -15,7 +15,7 @@ from brickyard.core.errors import ArtifactError
 from brickyard.core.files import read_json, write_bytes, write_json, write_text
 from brickyard.modularize.brick_map import BrickMap, LayerMap
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2  # 1 lacked the experts' scores on the texts that neurons are located on
 _WHOLE = ("change", "random", "sparsity")
 
 
@@ -46,9 +46,7 @@ def map_record(found: BrickMap) -> dict[str, Any]:
             "best": _rounded(layer.best()),
             "located_mean": _rounded(layer.located_mean()),
             "mean": _rounded(layer.scores.mean(1)),
-            "best_expert": None
-            if layer.expert_scores is None
-            else _rounded(layer.expert_scores.max(1).values),
+            "best_expert": None if (best := layer.best_expert()) is None else _rounded(best),
         }
         for layer in found.layers
     ]

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from brickyard.core.errors import ModularizeError
 from brickyard.modularize.folder import load_modular, load_transformer
+from brickyard.modularize.intake import token_limit
 from brickyard.modularize.neurons import NeuronProbe
 from brickyard.modularize.partition import Partition, partition_neurons
 from brickyard.modularize.text_encoder import Tokens
@@ -48,8 +49,8 @@ def open_probe(
         model = modular.revert().eval()
     if processor is None or not hasattr(processor, "convert_tokens_to_ids"):
         raise ModularizeError(f"{name} comes without a tokenizer, so it cannot read texts")
-    most = getattr(getattr(model, "config", None), "max_position_embeddings", None) or max_tokens
-    probe = NeuronProbe(model, Tokens(processor, max_tokens=min(max_tokens, most)), batch_size=batch_size)
+    most = min(max_tokens, token_limit(model) or max_tokens)
+    probe = NeuronProbe(model, Tokens(processor, max_tokens=most), batch_size=batch_size)
     return probe, None if labels is None else [labels.get(part.keys) for part in probe.parts]
 
 

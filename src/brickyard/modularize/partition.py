@@ -8,12 +8,14 @@
   common activity by METIS; here its leading eigenvectors place the neurons, and balanced k-means groups them.
 - `random` and `sequential` are controls.
 
-What was computed for the same weights and settings is read from the user's cache folder.
+What was computed for the same weights and settings is read from the user's cache folder. Where that cannot be
+written, a warning says so.
 """
 
 from __future__ import annotations
 
 import hashlib
+import warnings
 from pathlib import Path
 from typing import Any, Literal
 
@@ -50,7 +52,8 @@ def partition_neurons(
         active_TF: Which neurons are active for which tokens of a sample, `[tokens, neurons]`; for
             `coactivation`.
         seed: Seed of the draws.
-        cache: Whether to read and keep partitions in the user's cache folder.
+        cache: Whether to read and keep partitions in the user's cache folder; a folder that cannot be written
+            is warned of.
 
     Returns:
         Expert of each neuron, `[neurons]`.
@@ -84,8 +87,7 @@ def partition_neurons(
         points = _places(active, num_experts, seed)
     labels = balanced_kmeans(points, num_experts, seed=seed)
     if cache:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_json(path, labels.tolist())
+        _keep(path, labels)
     return torch.from_numpy(labels)
 
 
@@ -98,14 +100,27 @@ def _kept_path(keys: _Points, active: npt.NDArray[np.bool_] | None, settings: st
 
 
 def _read(path: Path, neurons: int, num_experts: int) -> npt.NDArray[np.int64] | None:
-    """Return a kept partition; None where there is none, or one that is broken."""
+    """Return a kept partition; None where there is none, or one that is broken or cannot be read."""
     try:
         labels = np.asarray(read_json(path), dtype=np.int64)
         counts = np.bincount(labels, minlength=num_experts)
-    except (ArtifactError, ValueError, TypeError):
+    except (ArtifactError, OSError, ValueError, TypeError):
         return None
     fits = labels.shape == (neurons,) and np.array_equal(counts, [neurons // num_experts] * num_experts)
     return labels if fits else None
+
+
+def _keep(path: Path, labels: npt.NDArray[np.int64]) -> None:
+    """Write a partition into the cache, or warn that it is not kept."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_json(path, labels.tolist())
+    except OSError as error:
+        warnings.warn(
+            f"partitions cannot be kept in {path.parent} ({error.strerror}) and are computed anew each time; "
+            "set XDG_CACHE_HOME to a folder that can be written",
+            stacklevel=3,
+        )
 
 
 def _places(active: npt.NDArray[np.bool_], num_experts: int, seed: int) -> _Points:

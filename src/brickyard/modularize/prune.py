@@ -141,7 +141,8 @@ def _halves(found: BrickMap, labels: Sequence[int]) -> tuple[list[int], list[int
 def needed_neurons(found: BrickMap, functions: Sequence[str], *, share: float) -> dict[str, Tensor]:
     """Return the neurons of each feed-forward network that functions need most.
 
-    On a map with experts whole experts stay; neurons that belong to none always do.
+    On a map with experts whole experts stay; neurons that belong to none always do. Networks that have no
+    experts keep as many neurons as those of their size that have, since a model of transformers has one size.
 
     Args:
         found: The map.
@@ -158,20 +159,23 @@ def needed_neurons(found: BrickMap, functions: Sequence[str], *, share: float) -
     places = found.chosen(functions)
     if not 0 < share < 1:
         raise ModularizeError(f"share = {share} is not allowed; allowed: more than 0 and less than 1")
-    kept = {}
-    for layer in found.layers:
+    kept: dict[str, Tensor] = {}
+    sizes: dict[int, int] = {}  # neurons that stay of so many, in networks with experts
+    for layer in sorted(found.layers, key=lambda layer: layer.experts is None):
         given_FN = layer.output[places]
         need_N = (given_FN / given_FN.sum(1, keepdim=True).clamp(min=1e-12)).max(0).values
         if layer.experts is None:
-            stays = need_N.topk(max(1, round(share * len(need_N)))).indices
+            count = sizes.get(len(need_N), max(1, round(share * len(need_N))))
+            stays = need_N.topk(count).indices
         else:
             experts_N = layer.experts
             count = int(experts_N.max()) + 1
             need_E = torch.zeros(count).index_add(0, experts_N.clamp(min=0), need_N * (experts_N >= 0))
             wanted = need_E.topk(max(1, round(share * count))).indices
             stays = (torch.isin(experts_N, wanted) | (experts_N < 0)).nonzero().flatten()
+            sizes[len(need_N)] = len(stays)
         kept[layer.path] = stays.sort().values
-    return kept
+    return {layer.path: kept[layer.path] for layer in found.layers}
 
 
 def keep_neurons(

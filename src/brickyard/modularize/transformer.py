@@ -31,6 +31,7 @@ from brickyard.core.network import Network
 from brickyard.modularize.conversion import Converted, convert_, reorder_, restore_
 from brickyard.modularize.intake import Anatomy, FeedForward, Inputs, example_inputs, find_anatomy
 from brickyard.modularize.partition import PARTITIONS, Partition, partition_neurons
+from brickyard.modularize.text_encoder import at_rest
 
 _WIDTHS = ("intermediate_size", "n_inner", "ffn_dim", "d_ff")  # what configs name the number of neurons
 _SAMPLE_TOKENS = 8192  # most tokens of a sample that activity is kept of
@@ -195,7 +196,7 @@ def modularize_transformer(
         raise ModularizeError(f"{what} needs a sample of inputs; give sample=[inputs, ...]")
     inputs = example_inputs(model) if inputs is None else inputs
     anatomy = find_anatomy(model, inputs)
-    parts = _chosen(anatomy, layers)
+    parts = _chosen(model, anatomy, layers)
     for part in parts:
         if resident < 0 or resident >= part.neurons or (part.neurons - resident) % experts:
             raise ModularizeError(
@@ -249,23 +250,43 @@ def _tell_width_(plain: Any, neurons: int) -> None:
                 setattr(plain.config, name, neurons)
 
 
-def _chosen(anatomy: Anatomy, layers: str | Sequence[int]) -> list[FeedForward]:
+def _chosen(model: nn.Module, anatomy: Anatomy, layers: str | Sequence[int]) -> list[FeedForward]:
     """Return the feed-forward networks of the layers that are asked for."""
     count = len(anatomy.layers)
+    if not count:
+        why = _why_none(model, anatomy, "")
+        raise ModularizeError(f"this {type(model).__name__} has no feed-forward network to split: {why}")
     numbers = _numbers(layers, count)
-    if not count or not numbers or not all(0 <= number < count for number in numbers):
+    if not numbers or not all(0 <= number < count for number in numbers):
         raise ModularizeError(f"layers = {layers!r} names no layers of this model; it has {count}, from 0")
     parts: list[FeedForward] = []
     for number in numbers:
         layer = anatomy.layers[number]
         if not layer.feed_forwards:
-            inside = [part for part in anatomy.whole if part.layers[0].startswith(f"{layer.path}.")]
-            why = inside[0].reason if inside else "none was found"
+            why = _why_none(model, anatomy, f"{layer.path}.")
             raise ModularizeError(
                 f"layer {number} ({layer.path}) has no feed-forward network to split: {why}"
             )
         parts += layer.feed_forwards
     return parts
+
+
+def _why_none(model: nn.Module, anatomy: Anatomy, start: str) -> str:
+    """Return why no feed-forward network is found at paths of this start."""
+    adapted = [path for path, part in model.named_modules() if "base_layer" in part._modules]  # by peft
+    adapted = [path for path in adapted if path.startswith(start)]
+    inside = [part for part in anatomy.whole if part.layers[0].startswith(start)]
+    inside = [part for part in inside if not part.layers[0].startswith(tuple(f"{path}." for path in adapted))]
+    if inside:
+        return inside[0].reason
+    if adapted:
+        return (
+            f"{len(adapted)} parts of it have adapters, {adapted[0]} the first, and feed-forward networks "
+            "with adapters are not recognised; merge them before (merge_and_unload), or put adapters on the "
+            "attention alone, after modularize"
+        )
+    where = "" if start else " in a ModuleList, or in a Sequential of blocks of one class"
+    return f"none was found{where}"
 
 
 def _numbers(layers: str | Sequence[int], count: int) -> list[int]:
@@ -349,10 +370,9 @@ def active_neurons(
         return hook
 
     handles = [model.get_submodule(path).register_forward_hook(keep(path)) for path in kept]
-    mode, tokens = model.training, 0
+    tokens = 0
     try:
-        model.eval()
-        with torch.no_grad():
+        with at_rest(model):
             for inputs in sample:
                 real = inputs.get("attention_mask")
                 model(**inputs)
@@ -360,7 +380,6 @@ def active_neurons(
                 if tokens >= _SAMPLE_TOKENS:
                     break
     finally:
-        model.train(mode)
         for handle in handles:
             handle.remove()
     if not tokens:
@@ -384,14 +403,8 @@ def network_of(model: nn.Module, inputs: Inputs) -> Network:
 
 def _output(model: nn.Module, inputs: Inputs) -> Tensor:
     """Return the first tensor of numbers that a model gives in evaluation mode."""
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
-        with torch.no_grad():
-            given = model(**inputs)
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
+    with at_rest(model):
+        given = model(**inputs)
     parts = [given] if isinstance(given, Tensor) else given.values() if isinstance(given, Mapping) else given
     found = [part for part in parts if isinstance(part, Tensor) and part.is_floating_point()]
     if not found:
