@@ -36,6 +36,10 @@ def test_broken_folders_are_told(tmp_path):
     with pytest.raises(ArtifactError, match="does not exist"):
         load_map(tmp_path)
     save_map(mapped()[1], tmp_path)
+    record = json.loads((tmp_path / "map.json").read_text())
+    (tmp_path / "map.json").write_text(json.dumps({**record, "functions": record["functions"][1:]}))
+    with pytest.raises(ArtifactError, match=r"map.json tells of 2 functions, other parts of others"):
+        load_map(tmp_path)
     (tmp_path / "scores.safetensors").write_bytes(b"none")
     with pytest.raises(ArtifactError, match="is not a whole map"):
         load_map(tmp_path)

@@ -87,7 +87,7 @@ def load_map(folder: str | Path) -> BrickMap:
         layers = tuple(
             LayerMap.load(layer, tensors, f"layers.{place}") for place, layer in enumerate(record["layers"])
         )
-        return BrickMap(
+        found = BrickMap(
             functions=tuple(record["functions"]),
             layers=layers,
             measure=record["measure"],
@@ -98,6 +98,10 @@ def load_map(folder: str | Path) -> BrickMap:
             seed=record["seed"],
             **{name: tensors[name] for name in _WHOLE},
         )
+        rows = {len(found.functions), len(found.texts), *(len(layer.scores) for layer in found.layers)}
+        if len(rows) != 1 or found.change.shape != (len(found.functions),) * 2:
+            raise ValueError(f"map.json tells of {len(found.functions)} functions, other parts of others")
+        return found
     except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
         raise ArtifactError(f"{path} is not a whole map ({error!r}); make it again: brickyard map") from None
 
