@@ -47,8 +47,8 @@ class MultiExitEncoder:
     """An encoder with exits; made by `add_exits`.
 
     Attributes:
-        network: Backbone and heads as a network of bricks, whose one decision is `exit_layer`; a search
-            decides it, `configure` sets it.
+        network: Backbone and heads as a network of bricks, with the decision `exit_layer`, and those of
+            experts that the backbone had before; a search decides them, `configure` sets them.
         exits: The exits, each the number of layers in front of it, ascending.
         head: `own`, `shared` or `none`.
         embed_dim: Width of embeddings.
