@@ -292,10 +292,13 @@ DENSE = (INDEPENDENT, NAIVE)
 MASK_RATES, WEIGHT_RATES, DENSE_RATES = (1e-3, 3e-3, 1e-2), (3e-3, 1e-2, 3e-2), (3e-4, 1e-3, 3e-3, 1e-2)
 
 
-def rates(arm: str) -> list[tuple[float, float]]:
-    """Return the learning rates of scores and of weights from which validation picks."""
-    if arm == SUPSUP:
+def rates(arm: str, net: Net = LENET) -> list[tuple[float, float]]:
+    """Return the learning rates of scores and of weights from which validation picks.
+
+    Own heads and normalisation learn by the rate of weights, also where masks are all that is learned else.
+    """
+    if arm == SUPSUP and net.heads == "shared":
         return [(rate, WEIGHT_RATES[0]) for rate in MASK_RATES]
-    if arm in (EXSSNET, SSNET):
+    if arm in (EXSSNET, SSNET, SUPSUP):
         return [(mask, weight) for mask in MASK_RATES for weight in WEIGHT_RATES]
     return [(MASK_RATES[0], weight) for weight in DENSE_RATES]

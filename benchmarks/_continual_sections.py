@@ -19,14 +19,13 @@ from _continual_arms import (
     rates,
 )
 from _continual_runs import Wanted, best_rates, is_kept, metrics_of, percent
-from _continual_streams import Bench, held_out
+from _continual_streams import Bench
 from _record import Ledger, say
 
 from brickyard.continual import StreamTask, run_stream
 
 STREAM_RATES = "stream rates"
 FORWARD = "forward transfer"
-_RATE_TASKS = 2
 _ALONE = {SSNET: EXSSNET, WITH_KKT: EXSSNET, NAIVE: INDEPENDENT}
 """Whose first task tells what a method reaches alone, where that is the same by construction."""
 
@@ -50,19 +49,19 @@ def adapted(wanted: Wanted, bench: Bench, *, given: Sequence[int | None], quick:
 
 
 def choose_stream_rates(ledger: Ledger, wanted: Wanted, bench: Bench) -> None:
-    """Measure every learning rate on held-out training examples of two tasks in orders of their own.
+    """Measure every learning rate on held-out training examples of tasks in orders of their own.
 
     Args:
         ledger: Takes the rows.
         wanted: What is wanted.
         bench: The stream.
     """
-    note = _note(wanted, bench)
+    note = _rates_note(wanted, bench)
     for seed in bench.rate_seeds:
-        stream = held_out(bench.tasks(seed, wanted.examples, bench.tests))[:_RATE_TASKS]
+        stream = bench.rate_stream(seed, wanted.examples)
         for arm in [arm for arm in wanted.arms if arm not in SAME_RATES]:
             for density in _densities(arm, wanted.densities):
-                for chosen in rates(arm):
+                for chosen in rates(arm, bench.net()):
                     group = f"{chosen[0]:g} {chosen[1]:g}"
                     key = {"method": arm, "limit": percent(density), "group": group, "seed": str(seed)}
                     if is_kept(ledger, STREAM_RATES, wanted, note=note, **key):
@@ -90,7 +89,7 @@ def run_bench(ledger: Ledger, wanted: Wanted, bench: Bench) -> None:
                 key = {"method": arm, "limit": percent(density), "seed": str(seed)}
                 if is_kept(ledger, bench.name, wanted, note=note, **key):
                     continue
-                chosen = best_rates(ledger, arm, density, note, section=STREAM_RATES)
+                chosen = stream_rates(ledger, wanted, bench, arm, density)
                 plan = _plan(wanted, bench, density, seed, chosen)
                 stream = bench.tasks(seed, wanted.examples, bench.tests)[: wanted.tasks]
 
@@ -119,6 +118,19 @@ def _alone(arm: str, plan: Plan, stream: Sequence[StreamTask]) -> list[float]:
         method = ARMS[arm](replace(plan, num_tasks=1 if arm != PACKNET else len(stream)))
         found.append(float(run_stream(method, [task]).learned[0]))
     return found
+
+
+def stream_rates(
+    ledger: Ledger, wanted: Wanted, bench: Bench, arm: str, density: float
+) -> tuple[float, float]:
+    """Return the rates of scores and weights that were chosen for an arm and a density."""
+    return best_rates(ledger, arm, density, _rates_note(wanted, bench), section=STREAM_RATES)
+
+
+def _rates_note(wanted: Wanted, bench: Bench) -> str:
+    """Tell what rates are chosen by."""
+    others = f", judged by {bench.judged} others of {bench.rate_tasks} tasks" if bench.judged else ""
+    return _note(wanted, bench) + others
 
 
 def _note(wanted: Wanted, bench: Bench) -> str:
