@@ -23,7 +23,7 @@ from brickyard.continual.settings import Transfer
 
 BATCH = 64
 EXSSNET, SSNET, SUPSUP = "ExSSNeT", "SSNeT", "SupSup"
-WITH_KKT = "ExSSNeT with KKT"
+JOINT, WITH_KKT, SUPSUP_KKT = "ExSSNeT, joint", "ExSSNeT with KKT", "SupSup with KKT"
 PACKNET, INDEPENDENT, NAIVE = "PackNet", "independent nets", "naive fine-tuning"
 
 
@@ -57,16 +57,18 @@ class Masks:
         plan: What every method is told.
         arm: Which of them.
         transfer: Where masks start from.
+        joint: Whether weights are trained with the masks in all epochs, instead of after them in half of them.
     """
 
-    def __init__(self, plan: Plan, arm: str, *, transfer: Transfer = "off") -> None:
+    def __init__(self, plan: Plan, arm: str, *, transfer: Transfer = "off", joint: bool = False) -> None:
         self.network = plan.net.masked(density=plan.density, seed=plan.seed)
-        weight_epochs = 0 if arm == "supsup" else plan.epochs // 2
+        weight_epochs = 0 if joint or arm == "supsup" else plan.epochs // 2
         self.learner = Learner(
             self.network,
             settings=LearnSettings(
                 arm=arm,  # type: ignore[arg-type]
                 transfer=transfer,
+                joint=joint,
                 mask_epochs=plan.epochs - weight_epochs,
                 weight_epochs=weight_epochs,
                 batch_size=BATCH,
@@ -277,14 +279,16 @@ class PackNet:
 
 ARMS: dict[str, Callable[[Plan], Method]] = {
     EXSSNET: lambda plan: Masks(plan, "exssnet"),
+    JOINT: lambda plan: Masks(plan, "exssnet", joint=True),
     WITH_KKT: lambda plan: Masks(plan, "exssnet", transfer="best"),
     SSNET: lambda plan: Masks(plan, "ssnet"),
     SUPSUP: lambda plan: Masks(plan, "supsup"),
+    SUPSUP_KKT: lambda plan: Masks(plan, "supsup", transfer="best"),
     PACKNET: PackNet,
     INDEPENDENT: Independent,
     NAIVE: Naive,
 }
-SAME_RATES = {WITH_KKT: EXSSNET}
+SAME_RATES = {WITH_KKT: EXSSNET, SUPSUP_KKT: SUPSUP}
 """Methods that take the learning rates of another one."""
 DENSE = (INDEPENDENT, NAIVE)
 """Methods that use all weights, whatever the density."""
@@ -299,6 +303,6 @@ def rates(arm: str, net: Net = LENET) -> list[tuple[float, float]]:
     """
     if arm == SUPSUP and net.heads == "shared":
         return [(rate, WEIGHT_RATES[0]) for rate in MASK_RATES]
-    if arm in (EXSSNET, SSNET, SUPSUP):
+    if arm in (EXSSNET, JOINT, SSNET, SUPSUP):
         return [(mask, weight) for mask in MASK_RATES for weight in WEIGHT_RATES]
     return [(MASK_RATES[0], weight) for weight in DENSE_RATES]

@@ -14,6 +14,8 @@ from _continual_arms import (
     PACKNET,
     SAME_RATES,
     SSNET,
+    SUPSUP,
+    SUPSUP_KKT,
     WITH_KKT,
     Plan,
     rates,
@@ -26,7 +28,7 @@ from brickyard.continual import StreamTask, run_stream
 
 STREAM_RATES = "stream rates"
 FORWARD = "forward transfer"
-_ALONE = {SSNET: EXSSNET, WITH_KKT: EXSSNET, NAIVE: INDEPENDENT}
+_ALONE = {SSNET: EXSSNET, WITH_KKT: EXSSNET, SUPSUP_KKT: SUPSUP, NAIVE: INDEPENDENT}
 """Whose first task tells what a method reaches alone, where that is the same by construction."""
 
 

@@ -41,10 +41,21 @@ def learned(blobs, settings, **options):
 
 
 @pytest.mark.parametrize(
-    ("arm", "step"), [("exssnet", 3), ("exssnet", 20), ("exssnet", 60), ("ssnet", 70), ("supsup", 30)]
+    ("arm", "step", "more"),
+    [
+        ("exssnet", 3, {}),
+        ("exssnet", 20, {}),
+        ("exssnet", 60, {}),
+        ("exssnet", 20, {"joint": True}),
+        ("exssnet", 60, {"joint": True}),
+        ("exssnet", 20, {"joint": True, "weight_epochs": 0}),
+        ("ssnet", 20, {"joint": True}),
+        ("ssnet", 70, {}),
+        ("supsup", 30, {}),
+    ],
 )
-def test_what_was_stopped_ends_with_the_same_bits(arm, step, blobs, quick, tmp_path):
-    settings = quick(arm=arm, transfer="best")
+def test_what_was_stopped_ends_with_the_same_bits(arm, step, more, blobs, quick, tmp_path):
+    settings = quick(arm=arm, transfer="best", **more)
     whole, straight = learned(blobs, settings)
     file = tmp_path / "deep" / "task.learning"
     with pytest.raises(Stopped):

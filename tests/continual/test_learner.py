@@ -61,6 +61,26 @@ def test_overlapping_training_forgets(mlp, blobs, quick):
     assert not torch.equal(network.scores("first", x), before)
 
 
+@pytest.mark.parametrize("weight_epochs", [0, 2])
+def test_weights_trained_with_the_mask_change_nothing_but_free_weights_under_it(
+    weight_epochs, mlp, blobs, quick
+):
+    network, x = mlp(), blobs().tensors[0]
+    learner = Learner(network, settings=quick(joint=True, mask_epochs=6, weight_epochs=weight_epochs))
+    learner.learn("first", blobs(), num_classes=4)
+    answers = network.scores("first", x)
+    pools = {path: layer.pool.clone() for path, layer in network.layers.items()}
+    taken = {path: layer.taken.clone() for path, layer in network.layers.items()}
+    learner.learn("second", blobs(1), num_classes=4)
+    assert torch.equal(network.scores("first", x), answers)
+    assert accuracy(network, "first", blobs(seed=1)) > 0.9
+    assert accuracy(network, "second", blobs(1, seed=1)) > 0.9
+    for path, layer in network.layers.items():
+        changed = layer.pool != pools[path]
+        assert changed.any()
+        assert not (changed & ~(layer.mask(1) & ~taken[path])).any()
+
+
 def test_masks_alone_leave_the_weights(mlp, blobs, quick):
     network = mlp()
     pools = {path: layer.pool.clone() for path, layer in network.layers.items()}

@@ -175,6 +175,31 @@ def test_weights_in_another_memory_order_are_trained_too():
         assert torch.allclose(scores.grad, pool * scores.detach().sign())
 
 
+@pytest.mark.parametrize("size", [12, 130])
+def test_weights_that_are_trained_along_are_those_under_the_mask_that_are_free(size):
+    generator = torch.Generator().manual_seed(0)
+    pool, scores, x = (torch.randn(size, size, generator=generator) for _ in range(3))
+    free = torch.rand(size, size, generator=generator) < 0.5
+    popup = Popup(nn.Parameter(scores), pool, size * size // 5, free=free)
+    optimizer = torch.optim.Adam([popup.scores, popup.along], 0.1, fused=True)
+    for _ in range(4):
+        popup.fill()
+        mask = top_k_mask(popup.scores.detach().abs(), popup.keep)
+        weight = torch.where(mask, popup.along.detach(), 0)
+        assert torch.equal(popup.weight.detach(), weight)
+        (x @ popup.weight).square().sum().backward()
+        popup.hand_on()
+        whole = weight.clone().requires_grad_()
+        (x @ whole).square().sum().backward()
+        assert torch.allclose(popup.along.grad, torch.where(mask & free, whole.grad, 0))
+        assert torch.allclose(
+            popup.scores.grad, whole.grad * popup.along.detach() * popup.scores.detach().sign()
+        )
+        optimizer.step()
+    assert torch.equal(popup.along.detach()[~free], pool[~free])
+    assert not torch.equal(popup.along.detach()[free], pool[free])
+
+
 def test_a_layer_may_be_called_twice_in_a_step():
     scores, pool = nn.Parameter(torch.randn(6, 6)), torch.randn(6, 6)
     popup, x = Popup(scores, pool, 12), torch.randn(3, 6)

@@ -27,6 +27,9 @@ from brickyard.core.errors import TrainError
         ({"arm": "supsup"}, "weight_epochs = 10 does not go with arm 'supsup'"),
         ({"weight_epochs": 0}, "weight_epochs = 0 does not go with arm 'exssnet'"),
         ({"weight_epochs": -1, "arm": "ssnet"}, "weight_epochs = -1 does not go"),
+        ({"weight_epochs": -1, "joint": True}, "weight_epochs = -1 does not go"),
+        ({"joint": 1}, "joint = 1 must be True or False"),
+        ({"joint": True, "arm": "supsup", "weight_epochs": 0}, "joint does not go with arm 'supsup'"),
     ],
 )
 def test_what_does_not_go_is_refused(arguments, message):

@@ -94,6 +94,7 @@ class MaskedLayer(TaskBrick):
         pool: The weights that masks select from; never active as they are.
         keep: Weights that a mask keeps.
         taken: Which weights some learned task's mask holds.
+        along: Weights that are trained along with the scores, of the pool's shape, None where there are none.
         trainee: While the last task is trained, its weights: `fill` writes them before each step and
             `hand_on` hands their gradient on to the scores, or the weights that may change.
     """
@@ -135,6 +136,7 @@ class MaskedLayer(TaskBrick):
         self.register_buffer("taken", torch.zeros_like(self.pool, dtype=torch.bool), persistent=False)
         self.scores: nn.Parameter | None = None
         self.free: nn.Parameter | None = None
+        self.along: nn.Parameter | None = None
         self.trainee: Popup | Filled | Shielded | None = None
         self._ready: tuple[int, int, Tensor] | None = None
 
@@ -225,20 +227,25 @@ class MaskedLayer(TaskBrick):
     def drop_task(self) -> None:
         """Forget the last task, and scores or weights that are being trained."""
         number = len(self.rows) - 1
-        self.scores = self.free = self.trainee = self._ready = None
+        self.scores = self.free = self.along = self.trainee = self._ready = None
         self._buffers.pop(f"mask{number}", None)
         self.rows.pop()
         if len(self.biases):
             self.biases = nn.ParameterList(list(self.biases)[:-1])
 
-    def begin_masks(self, scores: Tensor) -> None:
+    def begin_masks(self, scores: Tensor, *, along: bool = False, exclusive: bool = True) -> None:
         """Let the last task's mask follow from scores, which are trained.
 
         Args:
             scores: The scores to start from, of the pool's shape.
+            along: Whether weights are trained along with them; those under the mask that `fix_mask` gives are
+                where `begin_weights` starts from, the others are dropped.
+            exclusive: Whether only weights that no earlier task's mask holds are.
         """
         self.scores = nn.Parameter(scores.detach().clone())
-        self.trainee = Popup(self.scores, self.pool.detach(), self.keep)
+        free = (~self.taken if exclusive else torch.ones_like(self.taken)) if along else None
+        self.trainee = Popup(self.scores, self.pool.detach(), self.keep, free=free)
+        self.along = self.trainee.along
 
     def fix_mask(self) -> None:
         """End the training of scores: keep the mask that they give, drop them."""
@@ -259,6 +266,9 @@ class MaskedLayer(TaskBrick):
             exclusive: Whether only those that no earlier task's mask holds.
         """
         weight = self._selected(len(self.rows) - 1).clone()
+        if self.along is not None:
+            weight = torch.where(self.mask(len(self.rows) - 1), self.along.detach(), 0)
+        self.along = None
         self.trainee = under_mask(weight, self._trains(exclusive=exclusive))
         self.free = self.trainee.trained
 

@@ -220,16 +220,16 @@ class _Run:
         around: Around | None,
     ) -> None:
         self.network, self.settings, self.examples = network, settings, examples
-        self.num_classes, self.progress, self.checkpoint = num_classes, progress, checkpoint
-        self.around = around
+        self.num_classes, self.checkpoint = num_classes, checkpoint
+        self.progress, self.around = progress, around
         self.generator = torch.Generator().manual_seed(seed)
         self.layers = list(network.layers.values())
         self.own = [tensor for part in network.parts.values() for tensor in part.trained()]
         for tensor in self.own:
             tensor.requires_grad_(True)
         self.steps = self.done = 0
-        epochs = settings.mask_epochs + settings.weight_epochs
-        self.all_steps = epochs * steps_of(examples, settings.batch_size)
+        each = steps_of(examples, settings.batch_size)
+        self.all_steps = (settings.mask_epochs + settings.weight_epochs) * each
         self.losses: list[float] = []
         self.suited: Suited | None = None
         self.seconds = self.transfer_seconds = 0.0
@@ -247,15 +247,17 @@ class _Run:
         self._train_mode()
         if phase == 0:
             scores = [layer.scores for layer in self.layers if layer.scores is not None]
-            self._phase(0, scores, settings.mask_rate, settings.mask_epochs, tensors)
+            along = [layer.along for layer in self.layers if layer.along is not None]
+            self._phase(0, scores, along, settings.mask_epochs, tensors)
             for layer in self.layers:
                 layer.fix_mask()
         share = sum(int((layer.mask(len(layer.rows) - 1) & ~layer.taken).sum()) for layer in self.layers)
         if settings.arm != "supsup":
             if phase == 0:
-                self._begin_weights()
+                for layer in self.layers:
+                    layer.begin_weights(exclusive=settings.arm == "exssnet")
             weights = [layer.free for layer in self.layers if layer.free is not None]
-            self._phase(1, weights, settings.weight_rate, settings.weight_epochs, tensors if phase else {})
+            self._phase(1, [], weights, settings.weight_epochs, tensors if phase else {})
         learned = TaskRecord(
             name=name,
             num_classes=self.num_classes,
@@ -270,9 +272,8 @@ class _Run:
             seconds=time.perf_counter() - self.started,
         )
 
-    def _begin_weights(self) -> None:
-        for layer in self.layers:
-            layer.begin_weights(exclusive=self.settings.arm == "exssnet")
+    def _begin_mask(self, layer: MaskedLayer, scores: Tensor) -> None:
+        layer.begin_masks(scores, along=self.settings.joint, exclusive=self.settings.arm == "exssnet")
 
     def _save(self, phase: int, done: int, optimizer: torch.optim.Optimizer) -> None:
         """Keep everything that the steps to come depend on."""
@@ -289,6 +290,8 @@ class _Run:
             trained = layer.scores if phase == 0 else layer.free
             assert trained is not None
             tensors[f"trained.{path}"] = trained
+            if layer.along is not None:
+                tensors[f"along.{path}"] = layer.along
             if phase == 1:
                 tensors[f"mask.{path}"] = layer.mask(number)
         for place, state in optimizer.state_dict()["state"].items():
@@ -313,7 +316,9 @@ class _Run:
         for path, layer in self.network.layers.items():
             trained = tensors[f"trained.{path}"].to(layer.pool)
             if record["phase"] == 0:
-                layer.begin_masks(trained)
+                self._begin_mask(layer, trained)
+                if layer.along is not None:
+                    layer.along.data.copy_(tensors[f"along.{path}"])
             else:
                 layer.set_mask(tensors[f"mask.{path}"].to(layer.pool.device))
                 layer.begin_weights(exclusive=self.settings.arm == "exssnet")
@@ -331,15 +336,14 @@ class _Run:
         if "random.cuda" in tensors:
             torch.cuda.set_rng_state(tensors["random.cuda"], self.network.head_device)
         if record["suited"] is not None:
-            told = dict(record["suited"])
-            told |= {name: tuple(value) for name, value in told.items() if isinstance(value, list)}
+            told = {name: tuple(v) if isinstance(v, list) else v for name, v in record["suited"].items()}
             self.suited = Suited(**told)
         self.steps, self.losses = record["steps"], list(record["losses"])
         self.transfer_seconds, self.done = record["transfer_seconds"], record["done"]
 
     def _begin_masks(self) -> tuple[Suited | None, float]:
         for layer in self.layers:
-            layer.begin_masks(self._fresh(layer.pool))
+            self._begin_mask(layer, self._fresh(layer.pool))
         if self.settings.transfer == "off" or len(self.network.tasks.values) == 1:
             return None, 0.0
         started = time.perf_counter()
@@ -347,7 +351,7 @@ class _Run:
         if suited.nearest is not None:
             scores = start_scores(self.network, suited.start, self._fresh)
             for path, layer in self.network.layers.items():
-                layer.begin_masks(scores[path])
+                self._begin_mask(layer, scores[path])
             start_parts_(self.network, suited.nearest)
         return suited, time.perf_counter() - started
 
@@ -369,14 +373,16 @@ class _Run:
     def _phase(
         self,
         number: int,
-        tensors: list[nn.Parameter],
-        rate: float,
+        scores: list[nn.Parameter],
+        weights: list[nn.Parameter],
         epochs: int,
         kept: Mapping[str, Tensor],
     ) -> None:
-        """Train scores or weights, from a checkpoint's state on if there is one."""
-        by_rate: dict[float, list[nn.Parameter]] = {rate: list(tensors)}
-        by_rate.setdefault(self.settings.weight_rate, []).extend(self.own)
+        """Train scores, weights or both, from a checkpoint's state on if there is one."""
+        if not epochs:
+            return
+        by_rate = {self.settings.mask_rate: list(scores)}
+        by_rate.setdefault(self.settings.weight_rate, []).extend([*weights, *self.own])
         groups = [{"params": held, "lr": rate} for rate, held in by_rate.items() if held]
         optimizer = torch.optim.Adam(groups, fused=True)
         each, done = steps_of(self.examples, self.settings.batch_size), self.done if kept else 0
@@ -388,16 +394,14 @@ class _Run:
             for inputs, labels in epoch(self.examples, self.settings.batch_size, self.generator):
                 total += self._step(inputs, labels, optimizer)
                 schedule.step()
-            self._check_finite(("scores", "weights")[number], tensors)
+            self._check_finite(("scores", "weights")[number], [*scores, *weights])
             self.losses.append(total / each)
             self._save(number, epoch_number + 1, optimizer)
 
     def _check_finite(self, what: str, tensors: list[nn.Parameter]) -> None:
         """Refuse to go on where scores, or weights, grew past all numbers: no mask follows from them."""
         if not all(bool(tensor.detach().isfinite().all()) for tensor in (*tensors, *self.own)):
-            raise TrainError(
-                f"not all {what} are finite; lower mask_rate or weight_rate and learn the task again"
-            )
+            raise TrainError(f"not all {what} are finite; lower mask_rate or weight_rate and learn again")
 
     def _step(self, inputs: Tensor, labels: Tensor, optimizer: torch.optim.Optimizer) -> float:
         device = self.network.head_device

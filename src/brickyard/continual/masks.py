@@ -184,15 +184,19 @@ class Popup:
 
     Args:
         scores: The scores, of the pool's shape.
-        pool: The weights; they get no gradient and must not change.
+        pool: The weights; they must not change.
         keep: Weights to keep.
+        free: Which weights are trained along with the scores; None for none.
 
     Attributes:
         weight: The weights that the network computes with.
+        along: A copy of the pool that is trained along with the scores; None where there is none.
     """
 
-    def __init__(self, scores: nn.Parameter, pool: Tensor, keep: int) -> None:
-        self.scores, self.pool, self.keep = scores, pool, keep
+    def __init__(self, scores: nn.Parameter, pool: Tensor, keep: int, *, free: Tensor | None = None) -> None:
+        self.scores, self.keep, self.free = scores, keep, free
+        self.along = None if free is None else nn.Parameter(pool.clone())
+        self.pool = pool if self.along is None else self.along.detach()
         self.weight = torch.empty_like(pool).requires_grad_()
         self.top_k, self.compiled = None, None
         if pool.is_cpu and pool.dtype == torch.float32:
@@ -211,8 +215,14 @@ class Popup:
             torch.mul(self.pool, top_k_mask(scores.abs(), self.keep), out=weight)
 
     def hand_on(self) -> None:
-        """Give the scores their gradient: as if each magnitude itself multiplied its weight."""
+        """Give the scores their gradient: as if each magnitude itself multiplied its weight.
+
+        And weights that are trained along get theirs, if they are free and under the mask; those that are
+        exactly 0 do not.
+        """
         gradient, self.weight.grad = self.weight.grad, None
+        if gradient is not None and self.along is not None and self.free is not None:
+            self.along.grad = torch.where((self.weight.detach() != 0) & self.free, gradient, 0)
         if gradient is not None and self.compiled is not None and gradient.is_contiguous():
             flat = (gradient, self.pool, self.scores.detach())
             self.compiled.hand_on(*(tensor.view(-1).numpy() for tensor in flat))

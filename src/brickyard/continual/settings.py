@@ -20,7 +20,10 @@ class LearnSettings:
         arm: `exssnet` trains only weights that no earlier task's mask holds, so nothing is forgotten; `ssnet`
             trains all weights under the mask, which changes earlier tasks; `supsup` trains none.
         mask_epochs: Passes over the examples that train the mask.
-        weight_epochs: Passes after them that train the weights; 0 for `supsup`, at least 1 for the others.
+        weight_epochs: Passes after them that train the weights; 0 for `supsup`, at least 1 for the others, or
+            0 if `joint`.
+        joint: Whether the weights are trained while the mask is, too: those under the mask of each step. The
+            ones that are under the last mask stay; no other changes. Not for `supsup`.
         batch_size: Examples per step.
         mask_rate: Peak learning rate of the scores; Adam, a tenth of the steps up, then by a cosine to 0.
         weight_rate: Peak learning rate of weights, biases, normalisation and own heads; the same.
@@ -35,6 +38,7 @@ class LearnSettings:
     arm: Arm = "exssnet"
     mask_epochs: int = 10
     weight_epochs: int = 10
+    joint: bool = False
     batch_size: int = 64
     mask_rate: float = 3e-3
     weight_rate: float = 1e-2
@@ -68,10 +72,15 @@ class LearnSettings:
                 raise TrainError(f"{name} = {value!r} must be a number")
             if not 0 < value < math.inf:
                 raise TrainError(f"{name} = {value} must be above 0 and finite")
-        if (self.arm == "supsup") != (self.weight_epochs == 0) or self.weight_epochs < 0:
+        if not isinstance(self.joint, bool):
+            raise TrainError(f"joint = {self.joint!r} must be True or False")
+        if self.arm == "supsup" and self.joint:
+            raise TrainError("joint does not go with arm 'supsup', which trains no weights")
+        least_weights = 0 if self.arm == "supsup" or self.joint else 1
+        if self.weight_epochs < least_weights or (self.arm == "supsup" and self.weight_epochs):
             raise TrainError(
                 f"weight_epochs = {self.weight_epochs} does not go with arm {self.arm!r}: supsup trains no "
-                "weights and needs 0, the others at least 1"
+                "weights and needs 0, the others at least 1, or 0 if joint"
             )
 
     def to_json(self) -> dict[str, Any]:
