@@ -23,7 +23,7 @@ from brickyard.continual.settings import Transfer
 
 BATCH = 64
 EXSSNET, SSNET, SUPSUP = "ExSSNeT", "SSNeT", "SupSup"
-JOINT, WITH_KKT, SUPSUP_KKT = "ExSSNeT, joint", "ExSSNeT with KKT", "SupSup with KKT"
+JOINT, WITH_KKT, SUPSUP_KKT = "joint ExSSNeT", "ExSSNeT with KKT", "SupSup with KKT"
 PACKNET, INDEPENDENT, NAIVE = "PackNet", "independent nets", "naive fine-tuning"
 
 
@@ -57,7 +57,7 @@ class Masks:
         plan: What every method is told.
         arm: Which of them.
         transfer: Where masks start from.
-        joint: Whether weights are trained with the masks in all epochs, instead of after them in half of them.
+        joint: Whether weights are trained with the masks in all epochs, in place of after them in half.
     """
 
     def __init__(self, plan: Plan, arm: str, *, transfer: Transfer = "off", joint: bool = False) -> None:
