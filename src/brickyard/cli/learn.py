@@ -71,6 +71,9 @@ def learn(
             metavar="N", help="Passes that train weights under it. Default: 10; 0 with --arm supsup."
         ),
     ] = None,
+    joint: Annotated[
+        bool, typer.Option("--joint", help="Train weights while the mask is found, too; not with supsup.")
+    ] = False,
     batch_size: Annotated[int, typer.Option(metavar="N", help="Pictures per step.")] = 64,
     mask_rate: Annotated[float, typer.Option(metavar="X", help="Peak rate of the scores.")] = 3e-3,
     weight_rate: Annotated[
@@ -112,6 +115,7 @@ def learn(
             arm=arm,
             mask_epochs=mask_epochs,
             weight_epochs=(0 if arm == "supsup" else 10) if weight_epochs is None else weight_epochs,
+            joint=joint,
             batch_size=batch_size,
             mask_rate=mask_rate,
             weight_rate=weight_rate,

@@ -336,8 +336,7 @@ class _Run:
         if "random.cuda" in tensors:
             torch.cuda.set_rng_state(tensors["random.cuda"], self.network.head_device)
         if record["suited"] is not None:
-            told = {name: tuple(v) if isinstance(v, list) else v for name, v in record["suited"].items()}
-            self.suited = Suited(**told)
+            self.suited = Suited.from_json(record["suited"])
         self.steps, self.losses = record["steps"], list(record["losses"])
         self.transfer_seconds, self.done = record["transfer_seconds"], record["done"]
 

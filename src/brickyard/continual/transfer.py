@@ -11,9 +11,10 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -50,6 +51,14 @@ class Suited:
     accepted: tuple[str, ...]
     start: tuple[str, ...]
     nearest: str | None
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Suited:
+        """Make it anew from its fields, of which JSON made lists."""
+        fields: dict[str, Any] = {
+            name: tuple(value) if isinstance(value, list) else value for name, value in values.items()
+        }
+        return cls(**fields)
 
 
 def find_suited(
