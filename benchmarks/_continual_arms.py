@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 import numpy as np
 import torch
@@ -16,9 +17,10 @@ from _continual_nets import LENET, Net
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from brickyard.bricks.calibration import calibrate_
 from brickyard.continual import Learner, LearnSettings, Method, StreamTask
 from brickyard.continual.examples import Examples, epoch, steps_of
-from brickyard.continual.learner import one_cycle
+from brickyard.continual.optimizer import one_cycle
 from brickyard.continual.settings import Transfer
 
 BATCH = 64
@@ -127,6 +129,9 @@ def fit(
             optimizer.step()
             schedule.step()
     module.eval()
+    if norms and any(isinstance(part, nn.modules.batchnorm._BatchNorm) for part in module.modules()):
+        full = max(1, len(examples) // BATCH)  # type: ignore[arg-type]
+        calibrate_(module, (inputs for inputs, _ in islice(epoch(examples, BATCH, generator), full)))
 
 
 def _seeded(plan: Plan, number: int) -> nn.Module:

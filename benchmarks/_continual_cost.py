@@ -22,7 +22,7 @@ from torch.nn import functional as F
 from torch.utils.data import TensorDataset
 
 from brickyard.continual import Learner, LearnSettings, TaskFolder, masked
-from brickyard.continual.learner import one_cycle
+from brickyard.continual.optimizer import one_cycle
 
 COST = "cost"
 GROWTH, GROWN = "memory of a task beside its mask, in MB", 50

@@ -17,7 +17,7 @@ import torch
 from _continual_arms import BATCH, EXSSNET
 from _continual_nets import LENET, Net
 from _continual_runs import Wanted, best_rates, is_kept, percent, pictures
-from _continual_sections import STREAM_RATES
+from _continual_sections import stream_rates
 from _continual_streams import ALPHABETS, BENCHES
 from _record import Ledger, Row, pick, say
 from torch.nn import functional as F
@@ -102,13 +102,12 @@ def measure_transfer(ledger: Ledger, wanted: Wanted, alphabets: Wanted, *, rates
 
 def _kinds(ledger: Ledger, wanted: Wanted, alphabets: Wanted, rates_note: str) -> Iterator[_Kind]:
     bench, density = BENCHES[ALPHABETS], alphabets.densities[0]
-    stream_note = f"{bench.name}: {alphabets.note}"
     yield _Kind(
         name=ALPHABETS,
         wanted=alphabets,
         net=bench.net(),
         tasks=lambda seed: bench.tasks(seed, alphabets.examples, bench.tests)[: alphabets.tasks],
-        rates=best_rates(ledger, EXSSNET, density, stream_note, section=STREAM_RATES),
+        rates=stream_rates(ledger, alphabets, bench, EXSSNET, density),
     )
     train, test = pictures(wanted.examples)
     rates = best_rates(ledger, EXSSNET, wanted.densities[0], rates_note)

@@ -7,7 +7,7 @@ from torch.utils.data import Dataset, TensorDataset
 
 from brickyard.continual import Learner, accuracy, masked
 from brickyard.continual.layers import HEAD_WEIGHTS
-from brickyard.continual.learner import one_cycle
+from brickyard.continual.optimizer import one_cycle
 from brickyard.core.errors import ConfigError, DataError, TrainError
 
 
@@ -79,6 +79,22 @@ def test_weights_trained_with_the_mask_change_nothing_but_free_weights_under_it(
         changed = layer.pool != pools[path]
         assert changed.any()
         assert not (changed & ~(layer.mask(1) & ~taken[path])).any()
+
+
+@pytest.mark.parametrize("more", [{}, {"arm": "supsup"}, {"joint": True, "weight_epochs": 0}])
+def test_normalisation_has_the_statistics_of_the_last_weights(more, blobs, quick):
+    """Running ones lag behind, and after the few steps that this makes they are far off."""
+    plain = nn.Sequential(nn.Linear(16, 12), nn.BatchNorm1d(12), nn.ReLU(), nn.Linear(12, 4))
+    network, data = masked(plain, input_shape=(16,), density=0.3), blobs(count=64)
+    settings = quick(batch_size=64, mask_epochs=3, **{"weight_epochs": 3, **more})
+    Learner(network, settings=settings).learn("first", data, num_classes=4)
+    cut = network.extract("first")
+    norm = next(part for part in cut.modules() if isinstance(part, nn.BatchNorm1d))
+    with torch.no_grad():
+        inner = cut[0](data.tensors[0])
+    assert torch.allclose(norm.running_mean, inner.mean(0), atol=1e-5)
+    assert torch.allclose(norm.running_var, inner.var(0), rtol=1e-4)
+    assert not network.network.training
 
 
 def test_masks_alone_leave_the_weights(mlp, blobs, quick):

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -20,9 +21,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from brickyard.bricks.calibration import calibrate_
 from brickyard.continual.examples import Examples, count, epoch, everything, steps_of, take
 from brickyard.continual.layers import MaskedLayer, OwnPart
 from brickyard.continual.network import TaskNetwork, TaskRecord
+from brickyard.continual.optimizer import one_cycle, restore_adam
 from brickyard.continual.settings import LearnSettings
 from brickyard.continual.store import FirstTask, TaskFolder
 from brickyard.continual.transfer import Suited, find_suited, start_parts_, start_scores
@@ -30,6 +33,7 @@ from brickyard.core.checkpoint import Checkpoint, content_digest
 from brickyard.core.errors import ConfigError, DataError, TrainError
 from brickyard.core.files import sweep
 
+_CALIBRATED = 100  # batches that statistics of normalisation are averaged over, at most
 _PROBED = 32  # examples whose content tells data apart
 
 Progress = Callable[[int, int, float], None]
@@ -258,6 +262,7 @@ class _Run:
                     layer.begin_weights(exclusive=settings.arm == "exssnet")
             weights = [layer.free for layer in self.layers if layer.free is not None]
             self._phase(1, [], weights, settings.weight_epochs, tensors if phase else {})
+        self._statistics()
         learned = TaskRecord(
             name=name,
             num_classes=self.num_classes,
@@ -274,6 +279,22 @@ class _Run:
 
     def _begin_mask(self, layer: MaskedLayer, scores: Tensor) -> None:
         layer.begin_masks(scores, along=self.settings.joint, exclusive=self.settings.arm == "exssnet")
+
+    def _statistics(self) -> None:
+        """Give the task's batch normalisation statistics of its last weights: running ones lag behind."""
+        for layer in self.layers:
+            if layer.trainee is not None:
+                layer.trainee.fill()
+        full = count(self.examples) // self.settings.batch_size
+        number, device = min(max(full, 1), _CALIBRATED), self.network.head_device
+
+        def batches() -> Iterator[Tensor]:
+            for inputs, _ in islice(epoch(self.examples, self.settings.batch_size, self.generator), number):
+                with nullcontext() if self.around is None else self.around(len(inputs), self.generator):
+                    yield inputs.to(device)
+
+        if any(getattr(part, "running_mean", None) is not None for part in self.network.network.modules()):
+            calibrate_(self.network.network, batches())
 
     def _save(self, phase: int, done: int, optimizer: torch.optim.Optimizer) -> None:
         """Keep everything that the steps to come depend on."""
@@ -386,7 +407,7 @@ class _Run:
         optimizer = torch.optim.Adam(groups, fused=True)
         each, done = steps_of(self.examples, self.settings.batch_size), self.done if kept else 0
         if kept:
-            _restore_adam(optimizer, kept)
+            restore_adam(optimizer, kept)
         schedule = one_cycle(optimizer, epochs * each, done=done * each)
         for epoch_number in range(done, epochs):
             total = 0.0
@@ -451,35 +472,6 @@ def _identity(network: TaskNetwork, name: str, examples: Examples, num_classes: 
         "earlier tasks": [record.name for record in network.records],
         "weights": content_digest(pools),
     }
-
-
-def _restore_adam(optimizer: torch.optim.Optimizer, kept: Mapping[str, Tensor]) -> None:
-    state = optimizer.state_dict()
-    for name, tensor in kept.items():
-        if name.startswith("adam."):
-            _, place, field = name.split(".")
-            state["state"].setdefault(int(place), {})[field] = tensor
-    optimizer.load_state_dict(state)
-
-
-def one_cycle(
-    optimizer: torch.optim.Optimizer, steps: int, *, done: int = 0
-) -> torch.optim.lr_scheduler.LRScheduler:
-    """Let learning rates rise to their peak over the first tenth of the steps, then fall to 0 by a cosine.
-
-    Args:
-        optimizer: The optimizer, whose rates are the peaks.
-        steps: Steps in all.
-        done: Steps that were made already.
-    """
-
-    def factor(step: int) -> float:
-        progress = (step + 0.5) / steps
-        return progress / 0.1 if progress < 0.1 else 0.5 * (1 + math.cos(math.pi * (progress - 0.1) / 0.9))
-
-    for group in optimizer.param_groups:
-        group.setdefault("initial_lr", group["lr"])
-    return torch.optim.lr_scheduler.LambdaLR(optimizer, factor, last_epoch=done - 1)
 
 
 def accuracy(network: TaskNetwork, task: str, examples: Examples, *, batch_size: int = 512) -> float:
