@@ -1,7 +1,7 @@
 """Streams of tasks on real data: alphabets, pairs of CIFAR-10's classes, sets of texts.
 
-Sizes let a section with three seeds take about 20 minutes on one core. Learning rates are
-chosen by training examples that are not learned from: see `Bench.judged`.
+Sizes let a section with three seeds take about 20 minutes on one core. Learning rates are chosen by training
+examples that are not learned from: see `Bench.judged`.
 """
 
 from __future__ import annotations

@@ -277,7 +277,7 @@ class _Run:
             seconds=time.perf_counter() - self.started,
         )
 
-    def _begin_mask(self, layer: MaskedLayer, scores: Tensor) -> None:
+    def _begin_layer(self, layer: MaskedLayer, scores: Tensor) -> None:
         layer.begin_masks(scores, along=self.settings.joint, exclusive=self.settings.arm == "exssnet")
 
     def _statistics(self) -> None:
@@ -337,7 +337,7 @@ class _Run:
         for path, layer in self.network.layers.items():
             trained = tensors[f"trained.{path}"].to(layer.pool)
             if record["phase"] == 0:
-                self._begin_mask(layer, trained)
+                self._begin_layer(layer, trained)
                 if layer.along is not None:
                     layer.along.data.copy_(tensors[f"along.{path}"])
             else:
@@ -363,7 +363,7 @@ class _Run:
 
     def _begin_masks(self) -> tuple[Suited | None, float]:
         for layer in self.layers:
-            self._begin_mask(layer, self._fresh(layer.pool))
+            self._begin_layer(layer, self._fresh(layer.pool))
         if self.settings.transfer == "off" or len(self.network.tasks.values) == 1:
             return None, 0.0
         started = time.perf_counter()
@@ -371,7 +371,7 @@ class _Run:
         if suited.nearest is not None:
             scores = start_scores(self.network, suited.start, self._fresh)
             for path, layer in self.network.layers.items():
-                self._begin_mask(layer, scores[path])
+                self._begin_layer(layer, scores[path])
             start_parts_(self.network, suited.nearest)
         return suited, time.perf_counter() - started
 
