@@ -25,8 +25,33 @@ from brickyard.continual.settings import Transfer
 
 BATCH = 64
 EXSSNET, SSNET, SUPSUP = "ExSSNeT", "SSNeT", "SupSup"
-JOINT, WITH_KKT, SUPSUP_KKT = "joint ExSSNeT", "ExSSNeT with KKT", "SupSup with KKT"
+WITH_KKT, SUPSUP_KKT = "ExSSNeT with KKT", "SupSup with KKT"
+JOINT, JOINT_KKT = "joint ExSSNeT", "joint ExSSNeT with KKT"
 PACKNET, INDEPENDENT, NAIVE = "PackNet", "independent nets", "naive fine-tuning"
+
+
+@dataclass(frozen=True)
+class Rates:
+    """Peak learning rates.
+
+    Attributes:
+        mask: Of scores.
+        weight: Of weights.
+        own: Of own heads, normalisation and biases; None for that of weights.
+    """
+
+    mask: float
+    weight: float
+    own: float | None = None
+
+    @classmethod
+    def parse(cls, text: str) -> Rates:
+        """Read what `str` gives."""
+        return cls(*map(float, text.split()))
+
+    def __str__(self) -> str:
+        """Return them as rows keep them."""
+        return " ".join(f"{rate:g}" for rate in (self.mask, self.weight, self.own) if rate is not None)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,8 +63,7 @@ class Plan:
         num_tasks: Tasks that will come, which PackNet needs to know.
         epochs: Passes over the examples of each task, all phases together.
         seed: Seed of weights and order of the examples.
-        mask_rate: Learning rate of scores.
-        weight_rate: Learning rate of weights.
+        rates: Learning rates.
         net: The network.
     """
 
@@ -47,8 +71,7 @@ class Plan:
     num_tasks: int
     epochs: int
     seed: int
-    mask_rate: float
-    weight_rate: float
+    rates: Rates
     net: Net = LENET
 
 
@@ -74,8 +97,9 @@ class Masks:
                 mask_epochs=plan.epochs - weight_epochs,
                 weight_epochs=weight_epochs,
                 batch_size=BATCH,
-                mask_rate=plan.mask_rate,
-                weight_rate=plan.weight_rate,
+                mask_rate=plan.rates.mask,
+                weight_rate=plan.rates.weight,
+                own_rate=plan.rates.own,
                 seed=plan.seed,
             ),
         )
@@ -191,7 +215,7 @@ class Independent:
         self.parts[task.name] = part = _Heads(self.plan, _seeded(self.plan, number))
         part.add(task)
         seed = (self.plan.seed, number)
-        fit(part.module, task.train, epochs=self.plan.epochs, rate=self.plan.weight_rate, seed=seed)
+        fit(part.module, task.train, epochs=self.plan.epochs, rate=self.plan.rates.weight, seed=seed)
 
     def scores(self, name: str, inputs: Tensor) -> Tensor:
         """Return the scores of the task's network."""
@@ -208,7 +232,7 @@ class Naive:
         """Train on."""
         seed = (self.plan.seed, len(self.part.classes))
         self.part.add(task)
-        fit(self.part.module, task.train, epochs=self.plan.epochs, rate=self.plan.weight_rate, seed=seed)
+        fit(self.part.module, task.train, epochs=self.plan.epochs, rate=self.plan.rates.weight, seed=seed)
 
     def scores(self, name: str, inputs: Tensor) -> Tensor:
         """Return the scores of the one network."""
@@ -265,7 +289,7 @@ class PackNet:
             self.part.module,
             task.train,
             epochs=epochs,
-            rate=self.plan.weight_rate,
+            rate=self.plan.rates.weight,
             seed=(self.plan.seed, number, phase),
             free={**rest, **free},
             norms=number == 0,
@@ -285,6 +309,7 @@ class PackNet:
 ARMS: dict[str, Callable[[Plan], Method]] = {
     EXSSNET: lambda plan: Masks(plan, "exssnet"),
     JOINT: lambda plan: Masks(plan, "exssnet", joint=True),
+    JOINT_KKT: lambda plan: Masks(plan, "exssnet", joint=True, transfer="best"),
     WITH_KKT: lambda plan: Masks(plan, "exssnet", transfer="best"),
     SSNET: lambda plan: Masks(plan, "ssnet"),
     SUPSUP: lambda plan: Masks(plan, "supsup"),
@@ -293,7 +318,7 @@ ARMS: dict[str, Callable[[Plan], Method]] = {
     INDEPENDENT: Independent,
     NAIVE: Naive,
 }
-SAME_RATES = {WITH_KKT: EXSSNET, SUPSUP_KKT: SUPSUP}
+SAME_RATES = {WITH_KKT: EXSSNET, SUPSUP_KKT: SUPSUP, JOINT_KKT: JOINT}
 """Methods that take the learning rates of another one."""
 DENSE = (INDEPENDENT, NAIVE)
 """Methods that use all weights, whatever the density."""
@@ -301,13 +326,42 @@ DENSE = (INDEPENDENT, NAIVE)
 MASK_RATES, WEIGHT_RATES, DENSE_RATES = (1e-3, 3e-3, 1e-2), (3e-3, 1e-2, 3e-2), (3e-4, 1e-3, 3e-3, 1e-2)
 
 
-def rates(arm: str, net: Net = LENET) -> list[tuple[float, float]]:
-    """Return the learning rates of scores and of weights from which validation picks.
+def rates(
+    arm: str,
+    net: Net = LENET,
+    *,
+    masks: Sequence[float] = MASK_RATES,
+    weights: Sequence[float] = WEIGHT_RATES,
+) -> list[Rates]:
+    """Return the learning rates from which validation picks.
 
     Own heads and normalisation learn by the rate of weights, also where masks are all that is learned else.
+
+    Args:
+        arm: The method.
+        net: The network.
+        masks: Rates of scores.
+        weights: Rates of weights, but for dense networks.
     """
     if arm == SUPSUP and net.heads == "shared":
-        return [(rate, WEIGHT_RATES[0]) for rate in MASK_RATES]
+        return [Rates(mask, weights[0]) for mask in masks]
     if arm in (EXSSNET, JOINT, SSNET, SUPSUP):
-        return [(mask, weight) for mask in MASK_RATES for weight in WEIGHT_RATES]
-    return [(MASK_RATES[0], weight) for weight in DENSE_RATES]
+        return [Rates(mask, weight) for mask in masks for weight in weights]
+    return [Rates(masks[0], weight) for weight in DENSE_RATES]
+
+
+def rates_beside(masks_alone: Rates) -> list[Rates]:
+    """Return the rates from which validation picks for weights that are trained along with masks.
+
+    All else learns by the rates that are best for masks alone, which it is an extension of.
+
+    Args:
+        masks_alone: The rates of scores and of own parts (as `weight`) that are best without weights.
+    """
+    return [
+        Rates(masks_alone.mask, masks_alone.weight * share, masks_alone.weight) for share in BESIDE_SHARES
+    ]
+
+
+BESIDE_SHARES = (0.03, 0.1, 0.3, 1.0)
+"""Rates of weights that are trained along with masks, over those of heads."""

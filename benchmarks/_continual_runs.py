@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import _adaptor
 import numpy as np
 import torch
-from _continual_arms import ARMS, DENSE, EXSSNET, SAME_RATES, SUPSUP, Masks, Plan, rates
+from _continual_arms import ARMS, DENSE, EXSSNET, SAME_RATES, SUPSUP, Masks, Plan, Rates, rates
 from _record import Ledger, Row, pick, say
 from torch.utils.data import TensorDataset
 
@@ -97,9 +97,8 @@ def choose_rates(ledger: Ledger, wanted: Wanted) -> None:
     train, test = pictures(wanted.examples, held_out=True)
     for arm in [arm for arm in wanted.arms if arm not in SAME_RATES]:
         for density in _densities(arm, wanted.densities):
-            for mask_rate, weight_rate in rates(arm):
-                group = f"{mask_rate:g} {weight_rate:g}"
-                key = {"method": arm, "limit": percent(density), "group": group}
+            for chosen in rates(arm):
+                key = {"method": arm, "limit": percent(density), "group": str(chosen)}
                 if is_kept(ledger, RATES, wanted, note=wanted.rates_note, **key):
                     continue
                 plan = Plan(
@@ -107,12 +106,11 @@ def choose_rates(ledger: Ledger, wanted: Wanted) -> None:
                     num_tasks=wanted.tasks,
                     epochs=wanted.epochs,
                     seed=_RATE_SEED,
-                    mask_rate=mask_rate,
-                    weight_rate=weight_rate,
+                    rates=chosen,
                 )
                 stream = permuted_tasks(train, test, num_tasks=_RATE_TASKS, num_classes=10, seed=_RATE_SEED)
                 found = float(run_stream(ARMS[arm](plan), stream).learned.mean())
-                say(f"   {arm}, {percent(density)}, rates {group}: {found:.4f} on held-out examples")
+                say(f"   {arm}, {percent(density)}, rates {chosen}: {found:.4f} on held-out examples")
                 more = {**key, "seed": _RATE_SEED, "count": _HELD_OUT, "note": wanted.rates_note}
                 ledger.add(RATES, metric="accuracy on held-out examples", value=found, **more)
 
@@ -127,10 +125,8 @@ def is_kept(ledger: Ledger, section: str, wanted: Wanted, **fields: object) -> b
     return bool(found) and not wanted.again
 
 
-def best_rates(
-    ledger: Ledger, arm: str, density: float, note: str, *, section: str = RATES
-) -> tuple[float, float]:
-    """Return the rates of scores and weights that are best on held-out examples, on average over seeds.
+def best_rates(ledger: Ledger, arm: str, density: float, note: str, *, section: str = RATES) -> Rates:
+    """Return the rates that are best on held-out examples, on average over seeds.
 
     Middle ones without rows.
     """
@@ -142,8 +138,7 @@ def best_rates(
     by_group: dict[str, list[float]] = {}
     for row in found:
         by_group.setdefault(row.group, []).append(row.value)
-    mask, weight = max(by_group, key=lambda group: float(np.mean(by_group[group]))).split()
-    return float(mask), float(weight)
+    return Rates.parse(max(by_group, key=lambda group: float(np.mean(by_group[group]))))
 
 
 def run_permuted(ledger: Ledger, wanted: Wanted, *, section: str = PERMUTED) -> None:
@@ -160,14 +155,12 @@ def run_permuted(ledger: Ledger, wanted: Wanted, *, section: str = PERMUTED) -> 
             for density in _densities(arm, wanted.densities):
                 key = {"method": arm, "limit": percent(density), "seed": str(seed)}
                 if not is_kept(ledger, section, wanted, note=wanted.note, **key):
-                    mask_rate, weight_rate = best_rates(ledger, arm, density, wanted.rates_note)
                     plan = Plan(
                         density=density,
                         num_tasks=wanted.tasks,
                         epochs=wanted.epochs,
                         seed=seed,
-                        mask_rate=mask_rate,
-                        weight_rate=weight_rate,
+                        rates=best_rates(ledger, arm, density, wanted.rates_note),
                     )
                     stream = list(
                         permuted_tasks(train, test, num_tasks=wanted.tasks, num_classes=10, seed=seed)

@@ -10,6 +10,8 @@ from _continual_arms import (
     DENSE,
     EXSSNET,
     INDEPENDENT,
+    JOINT,
+    JOINT_KKT,
     NAIVE,
     PACKNET,
     SAME_RATES,
@@ -18,7 +20,9 @@ from _continual_arms import (
     SUPSUP_KKT,
     WITH_KKT,
     Plan,
+    Rates,
     rates,
+    rates_beside,
 )
 from _continual_runs import Wanted, best_rates, is_kept, metrics_of, percent
 from _continual_streams import Bench
@@ -28,7 +32,7 @@ from brickyard.continual import StreamTask, run_stream
 
 STREAM_RATES = "stream rates"
 FORWARD = "forward transfer"
-_ALONE = {SSNET: EXSSNET, WITH_KKT: EXSSNET, SUPSUP_KKT: SUPSUP, NAIVE: INDEPENDENT}
+_ALONE = {SSNET: EXSSNET, WITH_KKT: EXSSNET, SUPSUP_KKT: SUPSUP, JOINT_KKT: JOINT, NAIVE: INDEPENDENT}
 """Whose first task tells what a method reaches alone, where that is the same by construction."""
 
 
@@ -63,16 +67,22 @@ def choose_stream_rates(ledger: Ledger, wanted: Wanted, bench: Bench) -> None:
         stream = bench.rate_stream(seed, wanted.examples)
         for arm in [arm for arm in wanted.arms if arm not in SAME_RATES]:
             for density in _densities(arm, wanted.densities):
-                for chosen in rates(arm, bench.net()):
-                    group = f"{chosen[0]:g} {chosen[1]:g}"
+                for chosen in _candidates(ledger, wanted, bench, arm, density):
+                    group = str(chosen)
                     key = {"method": arm, "limit": percent(density), "group": group, "seed": str(seed)}
                     if is_kept(ledger, STREAM_RATES, wanted, note=note, **key):
                         continue
                     plan = _plan(wanted, bench, density, seed, chosen)
                     found = float(run_stream(ARMS[arm](plan), stream).learned.mean())
-                    say(f"   {bench.name}, {arm}, {percent(density)}, rates {group}: {found:.4f} held out")
+                    say(f"   {bench.name}, {arm}, {percent(density)}, rates {chosen}: {found:.4f} held out")
                     more = {"note": note, "task": bench.name, **key}
                     ledger.add(STREAM_RATES, metric="accuracy on held-out examples", value=found, **more)
+
+
+def _candidates(ledger: Ledger, wanted: Wanted, bench: Bench, arm: str, density: float) -> list[Rates]:
+    if arm == JOINT:
+        return rates_beside(stream_rates(ledger, wanted, bench, SUPSUP, density))
+    return rates(arm, bench.net(), masks=bench.mask_rates, weights=bench.weight_rates)
 
 
 def run_bench(ledger: Ledger, wanted: Wanted, bench: Bench) -> None:
@@ -85,7 +95,7 @@ def run_bench(ledger: Ledger, wanted: Wanted, bench: Bench) -> None:
     """
     note = _note(wanted, bench)
     for seed in wanted.seeds:
-        alone: dict[tuple[str, float, tuple[float, float]], list[float]] = {}
+        alone: dict[tuple[str, float, Rates], list[float]] = {}
         for arm in wanted.arms:
             for density in _densities(arm, wanted.densities):
                 key = {"method": arm, "limit": percent(density), "seed": str(seed)}
@@ -122,17 +132,15 @@ def _alone(arm: str, plan: Plan, stream: Sequence[StreamTask]) -> list[float]:
     return found
 
 
-def stream_rates(
-    ledger: Ledger, wanted: Wanted, bench: Bench, arm: str, density: float
-) -> tuple[float, float]:
-    """Return the rates of scores and weights that were chosen for an arm and a density."""
+def stream_rates(ledger: Ledger, wanted: Wanted, bench: Bench, arm: str, density: float) -> Rates:
+    """Return the rates that were chosen for an arm and a density."""
     return best_rates(ledger, arm, density, _rates_note(wanted, bench), section=STREAM_RATES)
 
 
 def _rates_note(wanted: Wanted, bench: Bench) -> str:
     """Tell what rates are chosen by."""
-    others = f", judged by {bench.judged} others of {bench.rate_tasks} tasks" if bench.judged else ""
-    return _note(wanted, bench) + others
+    judges = f"{bench.judged} others" if bench.judged else "a fifth"
+    return f"{_note(wanted, bench)}, judged by {judges} of {bench.rate_tasks} tasks"
 
 
 def _note(wanted: Wanted, bench: Bench) -> str:
@@ -143,13 +151,12 @@ def _densities(arm: str, densities: Sequence[float]) -> Sequence[float]:
     return (1.0,) if arm in DENSE else densities
 
 
-def _plan(wanted: Wanted, bench: Bench, density: float, seed: int, chosen: tuple[float, float]) -> Plan:
+def _plan(wanted: Wanted, bench: Bench, density: float, seed: int, chosen: Rates) -> Plan:
     return Plan(
         density=density,
         num_tasks=wanted.tasks,
         epochs=wanted.epochs,
         seed=seed,
-        mask_rate=chosen[0],
-        weight_rate=chosen[1],
+        rates=chosen,
         net=bench.net(),
     )

@@ -17,6 +17,7 @@ import _adaptor_streams
 import numpy as np
 import numpy.typing as npt
 import torch
+from _continual_arms import MASK_RATES, WEIGHT_RATES
 from _continual_nets import CIFAR_NET, OMNIGLOT_NET, Net, text_net
 from torch.utils.data import TensorDataset
 
@@ -43,6 +44,8 @@ class Bench:
         rate_tasks: How many of their tasks are learned for that.
         judged: Training examples that each of them is judged by, beside those that are learned from; 0 for
             the last fifth of these, which are then not learned from, where there are no others.
+        mask_rates: Learning rates of scores from which is chosen.
+        weight_rates: And of weights and of what else a task has of its own.
     """
 
     name: str
@@ -54,6 +57,8 @@ class Bench:
     rate_seeds: tuple[int, ...] = (1000,)
     rate_tasks: int = 2
     judged: int = 0
+    mask_rates: tuple[float, ...] = MASK_RATES
+    weight_rates: tuple[float, ...] = WEIGHT_RATES
 
     def rate_stream(self, seed: int, examples: int) -> list[StreamTask]:
         """Return tasks by which rates are chosen, of so many examples to learn from and judge by."""
@@ -183,7 +188,17 @@ def embeddings() -> tuple[tuple[str, ...], npt.NDArray[np.float32]]:
 BENCHES = {
     bench.name: bench
     for bench in (
-        Bench(ALPHABETS, 15, 1000, 1000, lambda: OMNIGLOT_NET, alphabets),
+        Bench(
+            ALPHABETS,
+            15,
+            1000,
+            1000,
+            lambda: OMNIGLOT_NET,
+            alphabets,
+            rate_tasks=8,
+            mask_rates=(3e-3, 1e-2, 3e-2),  # 240 steps at most: the smallest of the others are too slow
+            weight_rates=(1e-2, 3e-2, 1e-1),
+        ),
         # two classes tell rates apart worse than many, by a point or less: it takes many pictures
         Bench(CIFAR, 10, 1200, 1000, lambda: CIFAR_NET, split_cifar10, (1000, 1001), 5, 2000),
         Bench(TEXTS, 8, 2000, 1000, lambda: text_net(embeddings()[1], length=_LENGTH), texts),

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from _continual_arms import BATCH, EXSSNET
+from _continual_arms import BATCH, EXSSNET, Rates
 from _continual_nets import LENET, Net
 from _continual_runs import Wanted, best_rates, is_kept, percent, pictures
 from _continual_sections import stream_rates
@@ -43,7 +43,7 @@ class _Kind:
         wanted: Their sizes.
         net: The network.
         tasks: Gives the tasks of a seed.
-        rates: Learning rates of scores and weights.
+        rates: Learning rates.
         shares: Shares of the epochs that networks which start from earlier masks are given.
     """
 
@@ -51,7 +51,7 @@ class _Kind:
     wanted: Wanted
     net: Net
     tasks: Callable[[int], Iterable[StreamTask]]
-    rates: tuple[float, float]
+    rates: Rates
     shares: Sequence[float] = SHARES
 
     @property
@@ -135,8 +135,8 @@ def _run(ledger: Ledger, kind: _Kind, epochs: tuple[int, int], key: dict[str, st
         mask_epochs=kind.epochs[0],
         weight_epochs=kind.epochs[1],
         batch_size=BATCH,
-        mask_rate=kind.rates[0],
-        weight_rate=kind.rates[1],
+        mask_rate=kind.rates.mask,
+        weight_rate=kind.rates.weight,
         seed=seed,
     )
     transfer: Transfer = "off" if key["method"] == _RANDOM else "best"

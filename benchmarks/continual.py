@@ -20,7 +20,7 @@ from pathlib import Path
 import _adaptor
 import numpy as np
 from _command import begin, finish, ledger_of, options
-from _continual_arms import ARMS, EXSSNET, JOINT, SUPSUP, WITH_KKT
+from _continual_arms import ARMS, EXSSNET, JOINT, JOINT_KKT, SUPSUP, WITH_KKT
 from _continual_cost import BITS, COST, CUT, STEP, measure_cost
 from _continual_peer import ORIGINAL, REPOSITORIES, over_original, run_original
 from _continual_runs import (
@@ -84,7 +84,7 @@ def figures(ledger: Ledger, *, notes: Collection[str]) -> tuple[dict[str, float 
     ours = [
         row
         for rows in (permuted, hundred, real)
-        for arm in (EXSSNET, JOINT, WITH_KKT)
+        for arm in (EXSSNET, JOINT, WITH_KKT, JOINT_KKT)
         for row in pick(rows, method=arm)
     ]
     last = pick(hundred, method=EXSSNET, metric=ENDS)

@@ -48,6 +48,8 @@ def learned(blobs, settings, **options):
         ("exssnet", 60, {}),
         ("exssnet", 20, {"joint": True}),
         ("exssnet", 60, {"joint": True}),
+        ("exssnet", 20, {"joint": True, "own_rate": 2e-2}),
+        ("exssnet", 60, {"own_rate": 2e-2}),
         ("exssnet", 20, {"joint": True, "weight_epochs": 0}),
         ("ssnet", 20, {"joint": True}),
         ("ssnet", 70, {}),

@@ -81,6 +81,22 @@ def test_weights_trained_with_the_mask_change_nothing_but_free_weights_under_it(
         assert not (changed & ~(layer.mask(1) & ~taken[path])).any()
 
 
+@pytest.mark.parametrize("joint", [False, True])
+def test_what_a_task_has_of_its_own_learns_by_its_own_rate(joint, blobs, quick):
+    heads, pools = [], []
+    for own_rate in (1e-9, None, 1e-2):
+        plain = nn.Sequential(nn.Linear(16, 12, bias=False), nn.ReLU(), nn.Linear(12, 4))
+        torch.nn.init.constant_(plain[0].weight, 0.1)
+        network = masked(plain, input_shape=(16,), density=0.3, heads="own", weights="kept")
+        settings = quick(joint=joint, mask_epochs=1, weight_epochs=1, weight_rate=1e-9, own_rate=own_rate)
+        Learner(network, settings=settings).learn("first", blobs(), num_classes=4)
+        heads.append(network.extract("first")[2].weight.clone())
+        pools.append(network.layers["0"].pool)
+    assert all(torch.allclose(pool, torch.tensor(0.1), atol=1e-6) for pool in pools)
+    assert torch.equal(heads[0], heads[1])
+    assert (heads[2] - heads[0]).abs().max() > 0.01
+
+
 @pytest.mark.parametrize("more", [{}, {"arm": "supsup"}, {"joint": True, "weight_epochs": 0}])
 def test_normalisation_has_the_statistics_of_the_last_weights(more, blobs, quick):
     """Running ones lag behind, and after the few steps that this makes they are far off."""
@@ -241,7 +257,7 @@ def test_a_loss_that_is_not_finite_ends_the_task(mlp, blobs, quick):
 def test_scores_that_are_not_finite_end_the_task(arm, rate, mlp, blobs, quick):
     network = mlp()
     before = state_of(network)
-    with pytest.raises(TrainError, match="not all scores are finite; lower mask_rate or weight_rate"):
+    with pytest.raises(TrainError, match="not all scores are finite; lower mask_rate, weight_rate"):
         Learner(network, settings=quick(arm=arm, mask_rate=rate)).learn("first", blobs(), num_classes=4)
     assert network.tasks.values == ()
     assert equal(before, state_of(network))

@@ -17,6 +17,8 @@ from brickyard.core.errors import TrainError
         ({"mask_rate": 0.0}, "mask_rate = 0.0 must be above 0 and finite"),
         ({"mask_rate": float("inf")}, "mask_rate = inf must be above 0 and finite"),
         ({"weight_rate": float("nan")}, "weight_rate = nan must be above 0 and finite"),
+        ({"own_rate": 0.0}, "own_rate = 0.0 must be above 0 and finite"),
+        ({"own_rate": "fast"}, "own_rate = 'fast' must be a number"),
         ({"weight_rate": "fast"}, "weight_rate = 'fast' must be a number"),
         ({"mask_epochs": 1.5}, "mask_epochs = 1.5 must be a whole number"),
         ({"weight_epochs": 1.5}, "weight_epochs = 1.5 must be a whole number"),

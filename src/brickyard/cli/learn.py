@@ -76,9 +76,11 @@ def learn(
     ] = False,
     batch_size: Annotated[int, typer.Option(metavar="N", help="Pictures per step.")] = 64,
     mask_rate: Annotated[float, typer.Option(metavar="X", help="Peak rate of the scores.")] = 3e-3,
-    weight_rate: Annotated[
-        float, typer.Option(metavar="X", help="Peak rate of weights, normalisation and head.")
-    ] = 3e-3,
+    weight_rate: Annotated[float, typer.Option(metavar="X", help="Peak rate of the weights.")] = 3e-3,
+    own_rate: Annotated[
+        float | None,
+        typer.Option(metavar="X", help="Peak rate of biases, norms, head. Default: --weight-rate."),
+    ] = None,
     transfer: Annotated[
         Literal["off", "best", "average"],
         typer.Option(help="Whether the mask starts from those of earlier tasks whose features suit it."),
@@ -119,6 +121,7 @@ def learn(
             batch_size=batch_size,
             mask_rate=mask_rate,
             weight_rate=weight_rate,
+            own_rate=own_rate,
             transfer=transfer,
             seed=seed,
         ),

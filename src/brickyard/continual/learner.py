@@ -401,8 +401,11 @@ class _Run:
         """Train scores, weights or both, from a checkpoint's state on if there is one."""
         if not epochs:
             return
-        by_rate = {self.settings.mask_rate: list(scores)}
-        by_rate.setdefault(self.settings.weight_rate, []).extend([*weights, *self.own])
+        settings = self.settings
+        own_rate = settings.weight_rate if settings.own_rate is None else settings.own_rate
+        by_rate = {settings.mask_rate: list(scores)}
+        by_rate.setdefault(settings.weight_rate, []).extend(weights)
+        by_rate.setdefault(own_rate, []).extend(self.own)
         groups = [{"params": held, "lr": rate} for rate, held in by_rate.items() if held]
         optimizer = torch.optim.Adam(groups, fused=True)
         each, done = steps_of(self.examples, self.settings.batch_size), self.done if kept else 0
@@ -421,7 +424,7 @@ class _Run:
     def _check_finite(self, what: str, tensors: list[nn.Parameter]) -> None:
         """Refuse to go on where scores, or weights, grew past all numbers: no mask follows from them."""
         if not all(bool(tensor.detach().isfinite().all()) for tensor in (*tensors, *self.own)):
-            raise TrainError(f"not all {what} are finite; lower mask_rate or weight_rate and learn again")
+            raise TrainError(f"not all {what} are finite; lower mask_rate, weight_rate or own_rate")
 
     def _step(self, inputs: Tensor, labels: Tensor, optimizer: torch.optim.Optimizer) -> float:
         device = self.network.head_device
@@ -439,7 +442,7 @@ class _Run:
         loss = F.cross_entropy(scores, labels.to(device))
         value = float(loss.detach())
         if not math.isfinite(value):
-            raise TrainError(f"the loss is {value}; lower mask_rate or weight_rate and learn the task again")
+            raise TrainError(f"the loss is {value}; lower mask_rate, weight_rate or own_rate and learn again")
         for tensor in self.own:
             tensor.grad = None
         loss.backward()

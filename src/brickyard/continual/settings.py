@@ -26,7 +26,8 @@ class LearnSettings:
             ones that are under the last mask stay; no other changes. Not for `supsup`.
         batch_size: Examples per step.
         mask_rate: Peak learning rate of the scores; Adam, a tenth of the steps up, then by a cosine to 0.
-        weight_rate: Peak learning rate of weights, biases, normalisation and own heads; the same.
+        weight_rate: Peak learning rate of weights; the same.
+        own_rate: Peak learning rate of biases, normalisation and own heads; None for `weight_rate`.
         transfer: Where the mask starts from: `off` at random; `best` from the earlier task whose features
             suit the new one best; `average` from all earlier tasks whose features suit it. See
             `brickyard.continual.transfer`.
@@ -42,6 +43,7 @@ class LearnSettings:
     batch_size: int = 64
     mask_rate: float = 3e-3
     weight_rate: float = 1e-2
+    own_rate: float | None = None
     transfer: Transfer = "off"
     neighbours: int = 10
     transfer_samples: int = 1000
@@ -66,7 +68,7 @@ class LearnSettings:
                 raise TrainError(f"{name} = {value!r} must be a whole number, an int")
             if name in least and value < least[name]:
                 raise TrainError(f"{name} = {value} must be at least {least[name]}")
-        for name in ("mask_rate", "weight_rate"):
+        for name in ("mask_rate", "weight_rate", *(() if self.own_rate is None else ("own_rate",))):
             value = getattr(self, name)
             if not isinstance(value, int | float) or isinstance(value, bool):
                 raise TrainError(f"{name} = {value!r} must be a number")
