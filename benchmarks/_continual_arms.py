@@ -332,6 +332,7 @@ def rates(
     *,
     masks: Sequence[float] = MASK_RATES,
     weights: Sequence[float] = WEIGHT_RATES,
+    dense: Sequence[float] = DENSE_RATES,
 ) -> list[Rates]:
     """Return the learning rates from which validation picks.
 
@@ -341,13 +342,14 @@ def rates(
         arm: The method.
         net: The network.
         masks: Rates of scores.
-        weights: Rates of weights, but for dense networks.
+        weights: Rates of weights.
+        dense: Rates of weights where all are trained.
     """
     if arm == SUPSUP and net.heads == "shared":
         return [Rates(mask, weights[0]) for mask in masks]
     if arm in (EXSSNET, JOINT, SSNET, SUPSUP):
         return [Rates(mask, weight) for mask in masks for weight in weights]
-    return [Rates(masks[0], weight) for weight in DENSE_RATES]
+    return [Rates(masks[0], weight) for weight in dense]
 
 
 def rates_beside(masks_alone: Rates) -> list[Rates]:

@@ -82,7 +82,8 @@ def choose_stream_rates(ledger: Ledger, wanted: Wanted, bench: Bench) -> None:
 def _candidates(ledger: Ledger, wanted: Wanted, bench: Bench, arm: str, density: float) -> list[Rates]:
     if arm == JOINT:
         return rates_beside(stream_rates(ledger, wanted, bench, SUPSUP, density))
-    return rates(arm, bench.net(), masks=bench.mask_rates, weights=bench.weight_rates)
+    found = {"masks": bench.mask_rates, "weights": bench.weight_rates, "dense": bench.dense_rates}
+    return rates(arm, bench.net(), **found)
 
 
 def run_bench(ledger: Ledger, wanted: Wanted, bench: Bench) -> None:

@@ -17,7 +17,7 @@ import _adaptor_streams
 import numpy as np
 import numpy.typing as npt
 import torch
-from _continual_arms import MASK_RATES, WEIGHT_RATES
+from _continual_arms import DENSE_RATES, MASK_RATES, WEIGHT_RATES
 from _continual_nets import CIFAR_NET, OMNIGLOT_NET, Net, text_net
 from torch.utils.data import TensorDataset
 
@@ -46,6 +46,7 @@ class Bench:
             the last fifth of these, which are then not learned from, where there are no others.
         mask_rates: Learning rates of scores from which is chosen.
         weight_rates: And of weights and of what else a task has of its own.
+        dense_rates: And of weights where all are trained.
     """
 
     name: str
@@ -59,6 +60,7 @@ class Bench:
     judged: int = 0
     mask_rates: tuple[float, ...] = MASK_RATES
     weight_rates: tuple[float, ...] = WEIGHT_RATES
+    dense_rates: tuple[float, ...] = DENSE_RATES
 
     def rate_stream(self, seed: int, examples: int) -> list[StreamTask]:
         """Return tasks by which rates are chosen, of so many examples to learn from and judge by."""
@@ -198,6 +200,7 @@ BENCHES = {
             rate_tasks=8,
             mask_rates=(3e-3, 1e-2, 3e-2),  # 240 steps at most: the smallest of the others are too slow
             weight_rates=(1e-2, 3e-2, 1e-1),
+            dense_rates=(1e-3, 3e-3, 1e-2, 3e-2),
         ),
         # two classes tell rates apart worse than many, by a point or less: it takes many pictures
         Bench(CIFAR, 10, 1200, 1000, lambda: CIFAR_NET, split_cifar10, (1000, 1001), 5, 2000),
