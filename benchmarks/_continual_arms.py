@@ -319,7 +319,7 @@ ARMS: dict[str, Callable[[Plan], Method]] = {
     NAIVE: Naive,
 }
 SAME_RATES = {WITH_KKT: EXSSNET, SUPSUP_KKT: SUPSUP, JOINT_KKT: JOINT}
-"""Methods that take the learning rates of another one."""
+"""Methods that take the learning rates of another one, where none were chosen for them."""
 DENSE = (INDEPENDENT, NAIVE)
 """Methods that use all weights, whatever the density."""
 

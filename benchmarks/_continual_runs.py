@@ -130,8 +130,9 @@ def best_rates(ledger: Ledger, arm: str, density: float, note: str, *, section: 
 
     Middle ones without rows.
     """
-    arm, rows = SAME_RATES.get(arm, arm), [*ledger.earlier, *ledger.rows]
-    found = pick(rows, section=section, method=arm, limit=percent(density), note=note)
+    rows, found = [*ledger.earlier, *ledger.rows], list[Row]()
+    for method in (arm, SAME_RATES.get(arm, arm)):
+        found = found or pick(rows, section=section, method=method, limit=percent(density), note=note)
     if not found:
         held = rates(arm)
         return held[len(held) // 2]

@@ -63,13 +63,12 @@ def choose_stream_rates(ledger: Ledger, wanted: Wanted, bench: Bench) -> None:
         bench: The stream.
     """
     note = _rates_note(wanted, bench)
-    for seed in bench.rate_seeds:
-        stream = bench.rate_stream(seed, wanted.examples)
-        for arm in [arm for arm in wanted.arms if arm not in SAME_RATES]:
-            for density in _densities(arm, wanted.densities):
-                for chosen in _candidates(ledger, wanted, bench, arm, density):
-                    group = str(chosen)
-                    key = {"method": arm, "limit": percent(density), "group": group, "seed": str(seed)}
+    streams = {seed: bench.rate_stream(seed, wanted.examples) for seed in bench.rate_seeds}
+    for arm in wanted.arms:
+        for density in _densities(arm, wanted.densities):
+            for chosen in _candidates(ledger, wanted, bench, arm, density):
+                for seed, stream in streams.items():
+                    key = {"method": arm, "limit": percent(density), "group": str(chosen), "seed": str(seed)}
                     if is_kept(ledger, STREAM_RATES, wanted, note=note, **key):
                         continue
                     plan = _plan(wanted, bench, density, seed, chosen)
@@ -80,6 +79,9 @@ def choose_stream_rates(ledger: Ledger, wanted: Wanted, bench: Bench) -> None:
 
 
 def _candidates(ledger: Ledger, wanted: Wanted, bench: Bench, arm: str, density: float) -> list[Rates]:
+    if arm in SAME_RATES:  # a mask that starts from another one may have to move less
+        others = stream_rates(ledger, wanted, bench, SAME_RATES[arm], density)
+        return [replace(others, mask=mask) for mask in bench.mask_rates if mask <= others.mask]
     if arm == JOINT:
         return rates_beside(stream_rates(ledger, wanted, bench, SUPSUP, density))
     found = {"masks": bench.mask_rates, "weights": bench.weight_rates, "dense": bench.dense_rates}

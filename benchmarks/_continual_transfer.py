@@ -1,9 +1,9 @@
 """Starting from earlier masks (KKT): how many steps it saves on related tasks, and whether it harms others.
 
-Related tasks are alphabets, and pictures turned 9 degrees further each; unrelated ones have their pixels in
-random orders. A network that starts from earlier masks is trained for a share of the epochs, its schedules
-shortened with them; the least share with which it is as good as one that starts at random with all epochs is
-what counts.
+Related tasks are alphabets, whose weights are trained with the masks, and pictures turned 9 degrees further
+each; unrelated ones have their pixels in random orders. A network that starts from earlier masks is trained
+for a share of the epochs, its schedules shortened with them; the least share with which it is as good as one
+that starts at random with all epochs is what counts.
 """
 
 from __future__ import annotations
@@ -11,10 +11,11 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
-from _continual_arms import BATCH, EXSSNET, Rates
+from _continual_arms import BATCH, EXSSNET, JOINT, JOINT_KKT, Rates
 from _continual_nets import LENET, Net
 from _continual_runs import Wanted, best_rates, is_kept, percent, pictures
 from _continual_sections import stream_rates
@@ -44,7 +45,9 @@ class _Kind:
         net: The network.
         tasks: Gives the tasks of a seed.
         rates: Learning rates.
+        later: Those of networks that start from earlier masks.
         shares: Shares of the epochs that networks which start from earlier masks are given.
+        joint: Whether weights are trained with the masks, in place of after them.
     """
 
     name: str
@@ -52,12 +55,14 @@ class _Kind:
     net: Net
     tasks: Callable[[int], Iterable[StreamTask]]
     rates: Rates
+    later: Rates
     shares: Sequence[float] = SHARES
+    joint: bool = False
 
     @property
     def epochs(self) -> tuple[int, int]:
         """All epochs of masks and of weights."""
-        weights = self.wanted.epochs // 2
+        weights = 0 if self.joint else self.wanted.epochs // 2
         return self.wanted.epochs - weights, weights
 
 
@@ -90,7 +95,7 @@ def measure_transfer(ledger: Ledger, wanted: Wanted, alphabets: Wanted, *, rates
         all_epochs = sum(kind.epochs)
         runs = {_RANDOM: kind.epochs}
         for share in kind.shares:
-            mask, weight = (max(1, round(share * epochs)) for epochs in kind.epochs)
+            mask, weight = (max(1, round(share * epochs)) if epochs else 0 for epochs in kind.epochs)
             runs[f"{_KKT}, {(mask + weight) / all_epochs:.3g} of the epochs"] = mask, weight
         for seed in kind.wanted.seeds:
             for method, epochs in runs.items():
@@ -107,7 +112,9 @@ def _kinds(ledger: Ledger, wanted: Wanted, alphabets: Wanted, rates_note: str) -
         wanted=alphabets,
         net=bench.net(),
         tasks=lambda seed: bench.tasks(seed, alphabets.examples, bench.tests)[: alphabets.tasks],
-        rates=stream_rates(ledger, alphabets, bench, EXSSNET, density),
+        rates=stream_rates(ledger, alphabets, bench, JOINT, density),
+        later=stream_rates(ledger, alphabets, bench, JOINT_KKT, density),
+        joint=True,
     )
     train, test = pictures(wanted.examples)
     rates = best_rates(ledger, EXSSNET, wanted.densities[0], rates_note)
@@ -117,6 +124,7 @@ def _kinds(ledger: Ledger, wanted: Wanted, alphabets: Wanted, rates_note: str) -
         net=LENET,
         tasks=lambda seed: turned_tasks(train, test, num_tasks=wanted.tasks),
         rates=rates,
+        later=rates,
     )
     yield _Kind(
         name=UNRELATED,
@@ -124,6 +132,7 @@ def _kinds(ledger: Ledger, wanted: Wanted, alphabets: Wanted, rates_note: str) -
         net=LENET,
         tasks=lambda seed: permuted_tasks(train, test, num_tasks=wanted.tasks, num_classes=10, seed=seed),
         rates=rates,
+        later=rates,
         shares=(1.0,),
     )
 
@@ -135,12 +144,13 @@ def _run(ledger: Ledger, kind: _Kind, epochs: tuple[int, int], key: dict[str, st
         mask_epochs=kind.epochs[0],
         weight_epochs=kind.epochs[1],
         batch_size=BATCH,
-        mask_rate=kind.rates.mask,
-        weight_rate=kind.rates.weight,
+        joint=kind.joint,
         seed=seed,
+        **_settings(kind.rates),
     )
     transfer: Transfer = "off" if key["method"] == _RANDOM else "best"
     later = replace(settings, mask_epochs=epochs[0], weight_epochs=epochs[1], transfer=transfer)
+    later = later if transfer == "off" else replace(later, **_settings(kind.later))
     learner = Learner(network, settings=settings)
     accuracies, accepted, seconds = [], [], []
     for number, task in enumerate(kind.tasks(seed)):
@@ -157,6 +167,10 @@ def _run(ledger: Ledger, kind: _Kind, epochs: tuple[int, int], key: dict[str, st
     if accepted:
         ledger.add(KKT, metric=ACCEPTED, value=float(np.mean(accepted)), count=len(accepted), **more)
         ledger.add(KKT, metric=TIME, value=float(np.mean(seconds)), count=len(seconds), **more)
+
+
+def _settings(rates: Rates) -> dict[str, Any]:
+    return {"mask_rate": rates.mask, "weight_rate": rates.weight, "own_rate": rates.own}
 
 
 def steps_shares(rows: Sequence[Row], kind: str) -> list[float]:
