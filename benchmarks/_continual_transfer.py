@@ -1,9 +1,9 @@
 """Starting from earlier masks (KKT): how many steps it saves on related tasks, and whether it harms others.
 
-Related tasks are alphabets, whose weights are trained with the masks, and pictures turned 9 degrees further
-each; unrelated ones have their pixels in random orders. A network that starts from earlier masks is trained
-for a share of the epochs, its schedules shortened with them; the least share with which it is as good as one
-that starts at random with all epochs is what counts.
+Related tasks are alphabets, whose weights are trained with the masks or after them, and pictures turned 9
+degrees further each; unrelated ones have their pixels in random orders. A network that starts from earlier
+masks is trained for a share of the epochs, its schedules shortened with them; the least share with which it
+is as good as one that starts at random with all epochs is what counts.
 """
 
 from __future__ import annotations
@@ -107,7 +107,7 @@ def measure_transfer(ledger: Ledger, wanted: Wanted, alphabets: Wanted, *, rates
 
 def _kinds(ledger: Ledger, wanted: Wanted, alphabets: Wanted, rates_note: str) -> Iterator[_Kind]:
     bench, density = BENCHES[ALPHABETS], alphabets.densities[0]
-    yield _Kind(
+    together = _Kind(
         name=ALPHABETS,
         wanted=alphabets,
         net=bench.net(),
@@ -116,6 +116,9 @@ def _kinds(ledger: Ledger, wanted: Wanted, alphabets: Wanted, rates_note: str) -
         later=stream_rates(ledger, alphabets, bench, JOINT_KKT, density),
         joint=True,
     )
+    yield together
+    rates = stream_rates(ledger, alphabets, bench, EXSSNET, density)
+    yield replace(together, name=f"{ALPHABETS}, in turns", rates=rates, later=rates, joint=False)
     train, test = pictures(wanted.examples)
     rates = best_rates(ledger, EXSSNET, wanted.densities[0], rates_note)
     yield _Kind(
