@@ -352,6 +352,10 @@ def rates(
     return [Rates(masks[0], weight) for weight in dense]
 
 
+BESIDE_SHARES = (0.03, 0.1, 0.3, 1.0)
+"""Rates of weights that are trained along with masks, over those of heads."""
+
+
 def rates_beside(masks_alone: Rates) -> list[Rates]:
     """Return the rates from which validation picks for weights that are trained along with masks.
 
@@ -363,7 +367,3 @@ def rates_beside(masks_alone: Rates) -> list[Rates]:
     return [
         Rates(masks_alone.mask, masks_alone.weight * share, masks_alone.weight) for share in BESIDE_SHARES
     ]
-
-
-BESIDE_SHARES = (0.03, 0.1, 0.3, 1.0)
-"""Rates of weights that are trained along with masks, over those of heads."""

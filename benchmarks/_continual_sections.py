@@ -89,7 +89,7 @@ def _candidates(ledger: Ledger, wanted: Wanted, bench: Bench, arm: str, density:
 
 
 def run_bench(ledger: Ledger, wanted: Wanted, bench: Bench) -> None:
-    """Let every method learn a stream, and each of its tasks alone.
+    """Let every method learn a stream, and, where the stream says so, each of its tasks alone.
 
     Args:
         ledger: Takes the rows.
@@ -118,7 +118,7 @@ def run_bench(ledger: Ledger, wanted: Wanted, bench: Bench) -> None:
                 same = _ALONE.get(arm, arm), density, chosen
                 if arm == INDEPENDENT:
                     numbers[FORWARD] = 0.0
-                else:
+                elif bench.alone:
                     if same not in alone:
                         alone[same] = _alone(same[0], plan, stream)
                     numbers[FORWARD] = outcome.forward_transfer(alone[same])

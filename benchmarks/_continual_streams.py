@@ -1,7 +1,7 @@
 """Streams of tasks on real data: alphabets, pairs of CIFAR-10's classes, sets of texts.
 
-Sizes let a section with three seeds take about 20 minutes on one core. Learning rates are chosen by training
-examples that are not learned from: see `Bench.judged`.
+Sizes let a section with three seeds take about 20 minutes on one core, `CIFAR_FULL` more than an hour.
+Learning rates are chosen by training examples that are not learned from: see `Bench.judged`.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from torch.utils.data import TensorDataset
 
 from brickyard.continual import StreamTask
 
-ALPHABETS, CIFAR, TEXTS = "alphabets", "split cifar10", "texts"
+ALPHABETS, CIFAR, CIFAR_FULL, TEXTS = "alphabets", "split cifar10", "split cifar10 in full", "texts"
 _DRAWERS = 15  # of 20, whose drawings are learned from
 _WORDS, _EMBED, _LENGTH = 8000, 64, 32
 _WINDOW = 4  # words on each side that count as neighbours
@@ -47,6 +47,7 @@ class Bench:
         mask_rates: Learning rates of scores from which is chosen.
         weight_rates: And of weights and of what else a task has of its own.
         dense_rates: And of weights where all are trained.
+        alone: Whether each task is learned alone, too, to tell what learning it after others gains.
     """
 
     name: str
@@ -61,6 +62,7 @@ class Bench:
     mask_rates: tuple[float, ...] = MASK_RATES
     weight_rates: tuple[float, ...] = WEIGHT_RATES
     dense_rates: tuple[float, ...] = DENSE_RATES
+    alone: bool = True
 
     def rate_stream(self, seed: int, examples: int) -> list[StreamTask]:
         """Return tasks by which rates are chosen, of so many examples to learn from and judge by."""
@@ -204,6 +206,17 @@ BENCHES = {
         ),
         # two classes tell rates apart worse than many, by a point or less: it takes many pictures
         Bench(CIFAR, 10, 1200, 1000, lambda: CIFAR_NET, split_cifar10, (1000, 1001), 5, 2000),
+        Bench(
+            CIFAR_FULL,
+            10,
+            8000,  # all but those of a pair that rates are chosen by
+            2000,
+            lambda: CIFAR_NET,
+            split_cifar10,
+            rate_tasks=3,
+            judged=2000,
+            alone=False,
+        ),
         Bench(TEXTS, 8, 2000, 1000, lambda: text_net(embeddings()[1], length=_LENGTH), texts),
     )
 }
