@@ -5,12 +5,14 @@
 
 4,096 random tokens, a quarter of the experts for each. Every number is a row of a CSV file below
 benchmarks/results: the least time of some rounds in which all methods take turns, over that of the dense
-network in the same rounds. Wall time, so the machine should be idle.
+network in the same rounds. Wall time, so the machine should be idle. The C library is told to keep what is
+freed: else it depends on its history whether a call waits for pages, which alone takes up to half its time.
 """
 
 from __future__ import annotations
 
 import argparse
+import ctypes
 import time
 from collections.abc import Callable, Sequence
 
@@ -30,6 +32,8 @@ SIZES = ((384, 1536), (768, 3072))
 COUNTS = (16, 64)
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
 OURS, RATIO = "sparse", "time / dense time"
+DENSE_ONEDNN = "dense, oneDNN"  # float32; bfloat16 is computed by it anyway
+_TRIM_THRESHOLD, _MMAP_MAX = -1, -4  # of mallopt
 PEERS = ("transformers, eager", "transformers, grouped_mm")
 
 # What is wanted of each figure: the best that was measured of any method on such a machine.
@@ -129,8 +133,13 @@ def _own(tokens: Tensor, matrices: Matrices, act: nn.Module, count: int) -> dict
         routing = Routing(count, neurons // count, count // SHARE, mode)  # type: ignore[arg-type]
         return feed_forward(tokens, matrices, act, routing)
 
+    def by_onednn() -> Tensor:
+        hidden = matrices.hidden(tokens, act, dispatch._onednn)
+        return dispatch._onednn(hidden, matrices.values, matrices.value_bias)
+
     return {
         "dense": lambda: whole(matrices),
+        **({DENSE_ONEDNN: by_onednn} if tokens.dtype == torch.float32 else {}),
         OURS: lambda: routed("sparse"),
         "masked": lambda: routed("masked"),
         "a quarter of the neurons, dense": lambda: whole(few),
@@ -155,7 +164,7 @@ def _peers(tokens: Tensor, matrices: Matrices, count: int) -> dict[str, Callable
         pairs = torch.cat([part.unflatten(0, (count, size)) for part in (matrices.keys, matrices.gated)], 1)
         experts.gate_up_proj.data = pairs.contiguous()
         experts.down_proj.data = matrices.values.unflatten(1, (count, size)).transpose(0, 1).contiguous()
-        mean = matrices.keys.unflatten(0, (count, size)).mean(1)
+        mean = matrices.keys.unflatten(0, (count, size)).sum(1) / size  # as ours: rounding decides ties
 
         def compute(experts: nn.Module = experts, mean: Tensor = mean) -> Tensor:
             use = F.linear(tokens, mean).topk(used, dim=-1, sorted=False).indices
@@ -215,12 +224,20 @@ def _agree(methods: dict[str, Callable[[], Tensor]]) -> None:
             assert error <= tolerance, f"{name} differs from masked by {float(error):.3g}"
 
 
+def _keep_memory() -> None:
+    """Let glibc neither map large blocks one by one nor give memory back; nothing where there is no glibc."""
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is None or not (mallopt(_MMAP_MAX, 0) and mallopt(_TRIM_THRESHOLD, 2**31 - 1)):
+        say("the C library could not be told to keep memory: times include waiting for pages")
+
+
 def main() -> None:
     """Read the command line, measure, print tables (to stderr with --json) and the figures."""
     parser = options(__doc__, SECTIONS)
     parser.set_defaults(threads=2)
     arguments = parser.parse_args()
     wanted = begin(arguments, SECTIONS, SECTIONS)
+    _keep_memory()
     ledger = ledger_of(arguments, "dispatch")
     for section in wanted:
         _measure(ledger, section, arguments)

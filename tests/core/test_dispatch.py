@@ -48,7 +48,7 @@ def expected(x, use, matrices, share=None):
     return torch.stack(rows)
 
 
-@pytest.mark.parametrize("way", ["local", "grouped", "whole", None])
+@pytest.mark.parametrize("way", ["local", "rounded", "grouped", "whole", None])
 @pytest.mark.parametrize(
     "settings",
     [
@@ -70,16 +70,17 @@ def test_each_way_equals_token_after_token(way, settings):
         torch.testing.assert_close(y, expected(x, use, matrices), atol=1e-4, rtol=1e-5)
 
 
-@pytest.mark.parametrize("way", ["local", "grouped", "whole"])
+@pytest.mark.parametrize("way", ["local", "rounded", "grouped", "whole"])
 def test_results_of_experts_are_multiplied_by_their_shares(way):
     x, use, matrices = problem(resident=4)
     share = torch.rand(len(x), USED)
     sizes = {"num_experts": EXPERTS, "expert_width": WIDTH}
-    y = dispatch(x, use, matrices, F.gelu, **sizes, share_TK=share, way=way)
+    with torch.no_grad():
+        y = dispatch(x, use, matrices, F.gelu, **sizes, share_TK=share, way=way)
     torch.testing.assert_close(y, expected(x, use, matrices, share), atol=1e-4, rtol=1e-5)
 
 
-@pytest.mark.parametrize("way", ["local", "grouped", "whole"])
+@pytest.mark.parametrize("way", ["local", "rounded", "grouped", "whole"])
 def test_half_precision_up_to_its_rounding(way):
     x, _, matrices = problem(dtype=torch.bfloat16)
     use = torch.stack([torch.randperm(4)[:2] for _ in x])
@@ -94,8 +95,9 @@ def test_half_precision_up_to_its_rounding(way):
 def test_experts_that_no_token_uses():
     x, use, matrices = problem()
     use = torch.tensor([[1, 4, 6]]).expand(len(x), 3)
-    for way in ("local", "grouped"):
-        y = dispatch(x, use, matrices, F.gelu, num_experts=EXPERTS, expert_width=WIDTH, way=way)
+    for way in ("local", "rounded", "grouped"):
+        with torch.no_grad():
+            y = dispatch(x, use, matrices, F.gelu, num_experts=EXPERTS, expert_width=WIDTH, way=way)
         torch.testing.assert_close(y, expected(x, use, matrices), atol=1e-4, rtol=1e-5)
 
 
@@ -114,6 +116,28 @@ def test_the_fastest_way_is_measured_once_for_each_kind(monkeypatch):
         x, use, matrices = problem(tokens=tokens)
         dispatch(x, use, matrices, F.gelu, num_experts=EXPERTS, expert_width=WIDTH)
     assert len(measured) == 2
+
+
+def test_where_gradients_are_recorded_the_way_has_gradients(monkeypatch):
+    monkeypatch.setattr(module, "_fastest", {})
+    only = {name: module._WAYS[name] for name in ("rounded", "local")}
+    monkeypatch.setattr(module, "_WAYS", only)
+    x, use, matrices = problem()
+    sizes = {"num_experts": EXPERTS, "expert_width": WIDTH}
+    with torch.no_grad():
+        dispatch(x, use, matrices, F.gelu, **sizes)
+    x.requires_grad_(True)
+    dispatch(x, use, matrices, F.gelu, **sizes).sum().backward()
+    assert list(module._fastest.values())[-1] == "local"
+    assert x.grad.isfinite().all()
+    assert x.grad.any()
+
+
+@pytest.mark.parametrize("rows", [1, 2, 15, 16, 17, 31, 33, 100, 1000, 1024, 4097])
+def test_rows_become_one_of_few_numbers_that_is_little_larger(rows):
+    assert rows <= module._more(rows) <= rows * 17 / 16
+    assert module._more(module._more(rows)) == module._more(rows)
+    assert len({module._more(number) for number in range(1024, 2049)}) == 17
 
 
 def test_the_fastest_way_is_taken(monkeypatch):
