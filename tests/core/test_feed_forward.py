@@ -10,6 +10,7 @@ from brickyard.core.feed_forward import (
     CosineGate,
     RoutedFeedForward,
     Routing,
+    _largest,
     expert_scores,
     feed_forward,
     matrices_of,
@@ -151,3 +152,17 @@ def test_a_network_on_its_own_computes_the_same():
     expected = feed_forward(x, matrices_of(*parts, transposed=False), ACT, routing)
     assert torch.equal(alone(x), expected)
     assert len(alone.state_dict()) == 6
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_the_largest_scores_are_those_of_topk(dtype):
+    scores = torch.randn(7, 50, 16).to(dtype)
+    scores[0, 0, :3] = torch.tensor([-torch.inf, torch.inf, -0.0])
+    use = _largest(scores, 5)
+    found = scores.gather(-1, use).sort(-1, descending=True).values
+    assert torch.equal(found, scores.topk(5, dim=-1).values)
+    assert torch.equal(use.sort(-1).values.diff(dim=-1) > 0, torch.ones(7, 50, 4, dtype=torch.bool))
+
+
+def test_of_equal_scores_the_first_ones_are_chosen():
+    assert _largest(torch.zeros(2, 6), 2).sort(-1).values.tolist() == [[0, 1], [0, 1]]

@@ -116,28 +116,38 @@ class _Work(NamedTuple):
             return known and hasattr(torch.ops.mkldnn, "_linear_pointwise")
         return known and self.tokens.dtype == torch.bfloat16
 
-    def start(self) -> Tensor:
-        """Return what no choice changes: the bias, and what the neurons behind the experts give."""
+    def rest(self) -> Tensor | None:
+        """Return what no choice changes, `[width]` or `[tokens, width]`.
+
+        That is the bias, and what the neurons behind the experts give; None if there is neither.
+        """
         matrices, experts = self.matrices, self.num_experts * self.expert_width
-        if experts < len(matrices.keys):
-            always = matrices.neurons(experts, len(matrices.keys))
-            hidden = always.hidden(self.tokens, self.activation)
-            return F.linear(hidden, always.values, matrices.value_bias)
-        if matrices.value_bias is None:
-            return self.tokens.new_zeros(len(self.tokens), len(matrices.values))
-        return matrices.value_bias.repeat(len(self.tokens), 1)
+        if experts == len(matrices.keys):
+            return matrices.value_bias
+        always = matrices.neurons(experts, len(matrices.keys))
+        return F.linear(always.hidden(self.tokens, self.activation), always.values, matrices.value_bias)
+
+    def start(self) -> Tensor:
+        """Return the same for each token `[tokens, width]`, to add to."""
+        rest = self.rest()
+        if rest is None:
+            return self.tokens.new_zeros(len(self.tokens), len(self.matrices.values))
+        return rest.repeat(len(self.tokens), 1) if rest.dim() == 1 else rest
 
     def by_expert(self) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Return all pairs, sorted by expert: their tokens, how many each expert has, and their shares."""
+        """Return all pairs, sorted by expert: their places, how many each expert has, and their shares."""
         use_P = self.use.reshape(-1)
         small = use_P.to(torch.uint8 if self.num_experts <= 256 else torch.int32)  # sorted faster than int64
         if small.is_cpu:  # numpy sorts bytes by counting
             order_P = torch.from_numpy(np.argsort(small.numpy(), kind="stable"))
         else:
             order_P = small.argsort(stable=True)
-        tokens_P = order_P.div(self.use.shape[1], rounding_mode="floor")
         share_P1 = None if self.share is None else self.share.reshape(-1, 1).index_select(0, order_P)
-        return tokens_P, torch.bincount(use_P, minlength=self.num_experts), share_P1
+        return order_P, torch.bincount(use_P, minlength=self.num_experts), share_P1
+
+    def tokens_of(self, order_P: Tensor) -> Tensor:
+        """Return the tokens of pairs."""
+        return order_P.div(self.use.shape[1], rounding_mode="floor")
 
 
 def dispatch(
@@ -202,7 +212,8 @@ def _measure(work: _Work) -> Way:
 
 def _local(work: _Work) -> Tensor:
     width, y_TD = work.expert_width, work.start()
-    tokens_P, counts_E, share_P1 = work.by_expert()
+    order_P, counts_E, share_P1 = work.by_expert()
+    tokens_P = work.tokens_of(order_P)
     ends = counts_E.cumsum(0).tolist()
     for expert, (start, end) in enumerate(zip([0, *ends], ends, strict=False)):
         if start < end:
@@ -230,7 +241,8 @@ def _more(rows: int) -> int:
 
 def _rounded(work: _Work) -> Tensor:
     width, y_TD = work.expert_width, work.start()
-    tokens_P, counts_E, share_P1 = work.by_expert()
+    order_P, counts_E, share_P1 = work.by_expert()
+    tokens_P = work.tokens_of(order_P)
     counts = counts_E.tolist()
     buffer = work.tokens.new_zeros(_more(max(counts)), work.tokens.shape[1])
     end = 0
@@ -250,14 +262,14 @@ def _rounded(work: _Work) -> Tensor:
 
 def _grouped(work: _Work) -> Tensor:
     sizes = (work.num_experts, work.expert_width)
-    tokens_P, counts_E, share_P1 = work.by_expert()
+    order_P, counts_E, share_P1 = work.by_expert()
     ends_E = counts_E.cumsum(0).to(torch.int32)
-    gathered_PD = work.tokens.index_select(0, tokens_P)
+    gathered_PD = work.tokens.index_select(0, work.tokens_of(order_P))
     own = work.matrices.neurons(0, work.num_experts * work.expert_width)
 
     def first(weight: Tensor, bias: Tensor | None) -> Tensor:
         y_PU = F.grouped_mm(gathered_PD, weight.unflatten(0, sizes).transpose(1, 2), offs=ends_E)
-        return y_PU if bias is None else y_PU + bias.view(sizes).repeat_interleave(counts_E, 0)
+        return y_PU if bias is None else y_PU.add_(bias.view(sizes).repeat_interleave(counts_E, 0))
 
     hidden_PU = work.activation(first(own.keys, own.key_bias))
     if own.gated is not None:
@@ -265,7 +277,11 @@ def _grouped(work: _Work) -> Tensor:
     if share_P1 is not None:
         hidden_PU = hidden_PU * share_P1
     values_EUD = own.values.unflatten(1, sizes).permute(1, 2, 0)
-    return work.start().index_add_(0, tokens_P, F.grouped_mm(hidden_PU, values_EUD, offs=ends_E))
+    result_PD = F.grouped_mm(hidden_PU, values_EUD, offs=ends_E)
+    rows_P = torch.empty_like(order_P).scatter_(0, order_P, torch.arange(len(order_P), device=order_P.device))
+    y_TD = F.embedding_bag(rows_P.view(work.use.shape), result_PD, mode="sum")
+    rest = work.rest()
+    return y_TD if rest is None else y_TD.add_(rest)
 
 
 def _whole(work: _Work) -> Tensor:

@@ -17,6 +17,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -101,8 +102,27 @@ def choose(
         scores = -scores if routing.gate == "lowest" else scores
     if factor is not None:
         scores = scores.masked_fill(factor == 0, -torch.inf)
-    best, use = scores.topk(min(routing.top_k, routing.num_experts), dim=-1, sorted=False)
-    return scores, best, use
+    top_k = min(routing.top_k, routing.num_experts)
+    fast = scores.is_cpu and scores.dtype != torch.float64 and not torch.is_grad_enabled() and not _traced()
+    use = _largest(scores, top_k) if fast else scores.topk(top_k, dim=-1, sorted=False).indices
+    return scores, scores.gather(-1, use), use
+
+
+def _largest(scores: Tensor, count: int) -> Tensor:
+    """Return where the largest entries of each row are, of equal ones the first.
+
+    numpy sorts rows of whole numbers several times as fast as `topk` finds the largest of so few.
+
+    Args:
+        scores: `[..., number]`, of at most 32 bits each.
+        count: How many.
+    """
+    bits = scores.float().view(torch.int32)  # as whole numbers they have the order of the floats if positive
+    ordered = (bits ^ ((bits >> 31) & 0x7FFFFFFF)).to(torch.int64)
+    last = scores.shape[-1] - 1
+    keys = (ordered << 32) + torch.arange(last, -1, -1)
+    largest = np.sort(keys.numpy(), axis=-1)[..., last + 1 - count :]
+    return last - (torch.from_numpy(largest) & 0xFFFFFFFF)
 
 
 def feed_forward(
@@ -162,9 +182,13 @@ def feed_forward(
 
 def _must_be_fixed(x: Tensor, dropout: nn.Module | None) -> bool:
     """Tell whether what is computed must not depend on the choice: it is recorded, cast or dropped from."""
-    traced = torch.jit.is_tracing() or torch.compiler.is_compiling()  # type: ignore[attr-defined,no-untyped-call]
     dropped = dropout is not None and dropout.training
-    return torch.is_grad_enabled() or traced or dropped or torch.is_autocast_enabled(x.device.type)
+    return torch.is_grad_enabled() or _traced() or dropped or torch.is_autocast_enabled(x.device.type)
+
+
+def _traced() -> bool:
+    tracing: bool = torch.jit.is_tracing()  # type: ignore[attr-defined,no-untyped-call]
+    return tracing or torch.compiler.is_compiling()
 
 
 def matrices_of(
