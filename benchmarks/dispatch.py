@@ -24,7 +24,7 @@ from torch.nn import functional as F
 
 from brickyard.core import dispatch
 from brickyard.core.dispatch import Matrices
-from brickyard.core.feed_forward import Routing, feed_forward
+from brickyard.core.feed_forward import Routing, choose, feed_forward
 
 SECTIONS = ("experts", "transformers")
 TOKENS, SHARE = 4096, 4  # one in SHARE experts is used
@@ -164,10 +164,9 @@ def _peers(tokens: Tensor, matrices: Matrices, count: int) -> dict[str, Callable
         pairs = torch.cat([part.unflatten(0, (count, size)) for part in (matrices.keys, matrices.gated)], 1)
         experts.gate_up_proj.data = pairs.contiguous()
         experts.down_proj.data = matrices.values.unflatten(1, (count, size)).transpose(0, 1).contiguous()
-        mean = matrices.keys.unflatten(0, (count, size)).sum(1) / size  # as ours: rounding decides ties
 
-        def compute(experts: nn.Module = experts, mean: Tensor = mean) -> Tensor:
-            use = F.linear(tokens, mean).topk(used, dim=-1, sorted=False).indices
+        def compute(experts: nn.Module = experts) -> Tensor:
+            _, _, use = choose(tokens, matrices.keys, Routing(count, size, used, "sparse"))
             y: Tensor = experts(tokens, use, torch.ones(use.shape, dtype=tokens.dtype))
             return y
 
