@@ -34,7 +34,7 @@ def test_a_learned_task_is_told_and_can_be_made(run, factory, stripes, tmp_path)
 
 
 def test_quality_of_smaller_models_is_told(run, factory, stripes):
-    quick = ["--mask-epochs", 2, "--weight-epochs", 0, "--joint", "--small-share", 0.8]
+    quick = ["--mask-epochs", 2, "--in-turns", "--weight-epochs", 1, "--small-share", 0.8]
     done = run("learn", factory, "--task", "Stripes", "--data", stripes, *quick)
     assert done.exit_code == 0, done.output
     (line,) = (line for line in done.stdout.splitlines() if line.startswith("smaller"))
@@ -47,7 +47,8 @@ def test_quality_of_smaller_models_is_told(run, factory, stripes):
         (["--task", "red"], "is a task in the factory's own words"),
         (["--task", "new", "--density", 1.5], "density = 1.5 must be above 0"),
         (["--task", "new", "--arm", "supsup", "--weight-epochs", 3], "weight_epochs = 3 does not go with"),
-        (["--task", "new", "--arm", "supsup", "--joint"], "joint does not go with arm 'supsup'"),
+        (["--task", "new", "--arm", "supsup", "--in-turns"], "--in-turns does not go with --arm supsup"),
+        (["--task", "new", "--in-turns", "--weight-epochs", 0], "the others at least 1, or 0 if joint"),
         (["--task", "new", "--heldout-share", 1], "heldout_share = 1.0 must be between 0 and 1"),
         (["--task", "new", "--arm", "ssnet"], "ssnet"),
         (["--task", "new", "--small-share", 2], "small_share = 2.0 must be from 0 to 1"),

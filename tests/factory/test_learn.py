@@ -171,7 +171,8 @@ def test_a_task_may_be_a_property_of_a_table(pico, stripes, tmp_path):
 
 
 def test_a_run_that_was_killed_leaves_the_factory_and_goes_on_to_the_same_bits(pico, stripes, tmp_path):
-    settings = replace(QUICK, learn=replace(QUICK.learn, mask_epochs=2, weight_epochs=6, batch_size=16))
+    learn = replace(QUICK.learn, joint=True, mask_epochs=2, weight_epochs=6, batch_size=16, own_rate=1e-2)
+    settings = replace(QUICK, learn=learn)
     straight, killed = tmp_path / "straight", tmp_path / "killed"
     for folder in (straight, killed):
         shutil.copytree(pico, folder)

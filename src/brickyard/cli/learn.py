@@ -62,25 +62,29 @@ def learn(
         Literal["exssnet", "supsup"],
         typer.Option(help="exssnet trains weights that no earlier task holds; supsup only finds a mask."),
     ] = "exssnet",
+    in_turns: Annotated[
+        bool,
+        typer.Option("--in-turns", help="Train no weights while the mask is found; not with supsup."),
+    ] = False,
     mask_epochs: Annotated[
-        int, typer.Option(metavar="N", help="Passes over the pictures that find the mask.")
-    ] = 10,
+        int | None,
+        typer.Option(
+            metavar="N",
+            help="Passes over the pictures that find the mask. Default: 20, which train weights, too; 10 "
+            "with --in-turns or --arm supsup.",
+        ),
+    ] = None,
     weight_epochs: Annotated[
         int | None,
         typer.Option(
-            metavar="N", help="Passes that train weights under it. Default: 10; 0 with --arm supsup."
+            metavar="N",
+            help="Passes after them that train weights alone. Default: 0; 10 with --in-turns.",
         ),
     ] = None,
-    joint: Annotated[
-        bool, typer.Option("--joint", help="Train weights while the mask is found, too; not with supsup.")
-    ] = False,
     batch_size: Annotated[int, typer.Option(metavar="N", help="Pictures per step.")] = 64,
     mask_rate: Annotated[float, typer.Option(metavar="X", help="Peak rate of the scores.")] = 3e-3,
     weight_rate: Annotated[float, typer.Option(metavar="X", help="Peak rate of the weights.")] = 3e-3,
-    own_rate: Annotated[
-        float | None,
-        typer.Option(metavar="X", help="Peak rate of biases, norms, head. Default: --weight-rate."),
-    ] = None,
+    own_rate: Annotated[float, typer.Option(metavar="X", help="Peak rate of biases, norms and head.")] = 1e-2,
     transfer: Annotated[
         Literal["off", "best", "average"],
         typer.Option(help="Whether the mask starts from those of earlier tasks whose features suit it."),
@@ -103,20 +107,23 @@ def learn(
     require_own(factory)
     if not 0 < heldout_share < 1:
         raise TrainError(f"heldout_share = {heldout_share} must be between 0 and 1")
+    if in_turns and arm == "supsup":
+        raise TrainError("--in-turns does not go with --arm supsup, which trains no weights; leave it out")
     from brickyard.continual import LearnSettings
     from brickyard.factory.capacity import capacity_of
     from brickyard.factory.folder import FactoryFolder
     from brickyard.factory.learn import TaskSettings, check_task, learn_task, load_new_task
     from brickyard.factory.learned import learned_folders
 
+    joint = arm == "exssnet" and not in_turns
     settings = TaskSettings(
         density=density,
         small_share=small_share,
         threads=threads,
         learn=LearnSettings(
             arm=arm,
-            mask_epochs=mask_epochs,
-            weight_epochs=(0 if arm == "supsup" else 10) if weight_epochs is None else weight_epochs,
+            mask_epochs=(20 if joint else 10) if mask_epochs is None else mask_epochs,
+            weight_epochs=(10 if in_turns else 0) if weight_epochs is None else weight_epochs,
             joint=joint,
             batch_size=batch_size,
             mask_rate=mask_rate,
