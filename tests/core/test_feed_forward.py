@@ -5,12 +5,14 @@ import torch
 from torch import nn
 
 from brickyard.core import dispatch as dispatching
+from brickyard.core import feed_forward as module
 from brickyard.core.dispatch import Matrices
 from brickyard.core.feed_forward import (
     CosineGate,
     RoutedFeedForward,
     Routing,
     _largest,
+    choose,
     expert_scores,
     feed_forward,
     matrices_of,
@@ -166,3 +168,13 @@ def test_the_largest_scores_are_those_of_topk(dtype):
 
 def test_of_equal_scores_the_first_ones_are_chosen():
     assert _largest(torch.zeros(2, 6), 2).sort(-1).values.tolist() == [[0, 1], [0, 1]]
+
+
+@pytest.mark.parametrize("many", [0, 10**9])
+def test_with_many_scores_and_with_few_the_largest_are_chosen(many, monkeypatch):
+    monkeypatch.setattr(module, "_MANY", many)
+    matrices, x = network(), torch.randn(50, 5)
+    with torch.no_grad():
+        scores, best, use = choose(x, matrices.keys, Routing(4, 3, 2, "sparse"))
+    assert torch.equal(best, scores.gather(-1, use))
+    assert torch.equal(best.sort(-1).values, scores.sort(-1).values[:, 2:])
