@@ -3,7 +3,7 @@
     python _continual_peer_run.py exssnet|supsup CODE FOLDER THREADS
 
 CODE is a folder of github.com/prateeky2806/exessnet or github.com/RAIVNLab/supsup; nothing of it is changed.
-FOLDER holds `settings.json` and `data.npz` and takes `accuracies.npy`. What stands between that code and a
+FOLDER holds `request.json` and `data.npz` and takes `accuracies.npy`. What stands between that code and a
 processor of today is put in its way here: libraries that it imports and does not need for this become empty
 modules, its data loader is ours, and of ExSSNeT so is the function that reads its checkpoints back, which
 wants a graphics card.
@@ -17,6 +17,7 @@ import importlib.util
 import json
 import os
 import sys
+from functools import partial
 from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import ModuleType
@@ -75,17 +76,23 @@ class _Loaders:
 
     arrays: Any
     batch_size: int
+    num_tasks: int
 
     def __init__(self, **_named: Any) -> None:
-        self.max_classes = self.total_classes = 10
+        labels = [part for name, part in self.arrays.items() if "_labels" in name]
+        self.max_classes = self.total_classes = 1 + max(int(part.max()) for part in labels)
         self.train_loaders, self.val_loaders, self.test_loaders = (
-            [self._loader(part, order) for order in self.arrays["orders"]]
+            [self._loader(part, number) for number in range(self.num_tasks)]
             for part in ("train", "held", "test")
         )
 
-    def _loader(self, part: str, order: Any) -> Any:
-        inputs = torch.from_numpy(self.arrays[f"{part}_inputs"][:, order])
-        data = TensorDataset(inputs, torch.from_numpy(self.arrays[f"{part}_labels"]))
+    def _loader(self, part: str, number: int) -> Any:
+        if "orders" in self.arrays:
+            inputs = self.arrays[f"{part}_inputs"][:, self.arrays["orders"][number]]
+            labels = self.arrays[f"{part}_labels"]
+        else:
+            inputs, labels = (self.arrays[f"{part}_{kind}_{number}"] for kind in ("inputs", "labels"))
+        data = TensorDataset(torch.from_numpy(inputs), torch.from_numpy(labels))
         if part == "train":
             return DataLoader(data, self.batch_size, shuffle=True)
         return DataLoader(data, _TEST_BATCH)  # each batch sorts all scores anew
@@ -100,19 +107,22 @@ def main() -> None:
     """Read the request, run the original `main`, write the accuracies."""
     kind, code, folder, threads = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3]), int(sys.argv[4])
     torch.set_num_threads(threads)
-    settings = json.loads((folder / "settings.json").read_text())
+    request = json.loads((folder / "request.json").read_text())
+    settings = request["settings"]
     with np.load(folder / "data.npz", allow_pickle=False) as file:
         _Loaders.arrays = {name: file[name] for name in file.files}
-    _Loaders.batch_size = settings["batch_size"]
+    _Loaders.batch_size, _Loaders.num_tasks = settings["batch_size"], settings["num_tasks"]
     sys.meta_path.insert(0, _Empty())
     sys.path.insert(0, str(code))
-    run = {"exssnet": _exssnet, "supsup": _supsup}[kind]
     with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
-        table = run(folder, settings)
+        if kind == "exssnet":
+            table = _exssnet(folder, settings, **request["network"])
+        else:
+            table = _supsup(folder, settings)
     np.save(folder / "accuracies.npy", np.asarray(table, dtype=np.float64))
 
 
-def _exssnet(folder: Path, settings: dict[str, Any]) -> Any:
+def _exssnet(folder: Path, settings: dict[str, Any], *, resnet_channels: int | None, own_heads: bool) -> Any:
     """Run `main_vision.main` of ExSSNeT; return its accuracies on tasks after each was learned."""
     loader = _pretend("data.aval_datasets")
     loader.AvalancheToPytorchDataset = _Loaders  # type: ignore[attr-defined]
@@ -133,7 +143,56 @@ def _exssnet(folder: Path, settings: dict[str, Any]) -> Any:
     )
     original = importlib.import_module("main_vision")
     original.my_utils.load_best_training = _load_best
+    if resnet_channels is not None:
+        original.LeNet = partial(_residual, in_channels=resnet_channels, own_heads=own_heads)
     return original.main()
+
+
+def _residual(num_classes: int, *, in_channels: int, own_heads: bool) -> torch.nn.Module:
+    """Build the network of `_continual_nets.small_resnet` from the layers of ExSSNeT's code."""
+    layers = importlib.import_module("models.builder").Builder()
+
+    class Block(torch.nn.Module):
+        def __init__(self, width_in: int, width: int) -> None:
+            super().__init__()
+            self.conv1, self.norm1 = layers.conv3x3(width_in, width, 2), layers.batchnorm(width)
+            self.conv2, self.norm2 = layers.conv3x3(width, width), layers.batchnorm(width)
+            self.shortcut = layers.conv1x1(width_in, width, 2)
+
+        def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+            inner = self.norm2(self.conv2(self.norm1(self.conv1(inputs)).relu()))
+            result: torch.Tensor = (inner + self.shortcut(inputs)).relu()
+            return result
+
+    head = _own_heads(64, num_classes) if own_heads else layers.conv1x1(64, num_classes, last_layer=True)
+    return torch.nn.Sequential(
+        layers.conv3x3(in_channels, 16),
+        layers.batchnorm(16),
+        torch.nn.ReLU(),
+        Block(16, 16),
+        Block(16, 32),
+        Block(32, 64),
+        torch.nn.AdaptiveAvgPool2d(1),
+        head,
+        torch.nn.Flatten(),
+    )
+
+
+def _own_heads(width: int, num_classes: int) -> torch.nn.Module:
+    """Build output layers of ExSSNeT's code, one for each task.
+
+    Its training of weights asks each layer for a share to keep and a gradient of `weight`, which these lack.
+    """
+    original: Any = importlib.import_module("models.modules").IndividualHeads
+
+    class Heads(original):  # type: ignore[misc]
+        sparsity = 1.0
+
+        def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+            result: torch.Tensor = super().forward(inputs) + 0 * self.weight.sum()
+            return result
+
+    return Heads(width, num_classes, kernel_size=1, bias=False)
 
 
 def _supsup(folder: Path, settings: dict[str, Any]) -> Any:

@@ -62,7 +62,7 @@ def choose_stream_rates(ledger: Ledger, wanted: Wanted, bench: Bench) -> None:
         wanted: What is wanted.
         bench: The stream.
     """
-    note = _rates_note(wanted, bench)
+    note = bench_rates_note(wanted, bench)
     streams = {seed: bench.rate_stream(seed, wanted.examples) for seed in bench.rate_seeds}
     for arm in wanted.arms:
         for density in _densities(arm, wanted.densities):
@@ -96,7 +96,7 @@ def run_bench(ledger: Ledger, wanted: Wanted, bench: Bench) -> None:
         wanted: What is wanted.
         bench: The stream.
     """
-    note = _note(wanted, bench)
+    note = bench_note(wanted, bench)
     for seed in wanted.seeds:
         alone: dict[tuple[str, float, Rates], list[float]] = {}
         for arm in wanted.arms:
@@ -137,16 +137,17 @@ def _alone(arm: str, plan: Plan, stream: Sequence[StreamTask]) -> list[float]:
 
 def stream_rates(ledger: Ledger, wanted: Wanted, bench: Bench, arm: str, density: float) -> Rates:
     """Return the rates that were chosen for an arm and a density."""
-    return best_rates(ledger, arm, density, _rates_note(wanted, bench), section=STREAM_RATES)
+    return best_rates(ledger, arm, density, bench_rates_note(wanted, bench), section=STREAM_RATES)
 
 
-def _rates_note(wanted: Wanted, bench: Bench) -> str:
+def bench_rates_note(wanted: Wanted, bench: Bench) -> str:
     """Tell what rates are chosen by."""
     judges = f"{bench.judged} others" if bench.judged else "a fifth"
-    return f"{_note(wanted, bench)}, judged by {judges} of {bench.rate_tasks} tasks"
+    return f"{bench_note(wanted, bench)}, judged by {judges} of {bench.rate_tasks} tasks"
 
 
-def _note(wanted: Wanted, bench: Bench) -> str:
+def bench_note(wanted: Wanted, bench: Bench) -> str:
+    """Tell what kept runs must agree on."""
     return f"{bench.name}: {wanted.note}"
 
 

@@ -67,10 +67,11 @@ class Bench:
     def rate_stream(self, seed: int, examples: int) -> list[StreamTask]:
         """Return tasks by which rates are chosen, of so many examples to learn from and judge by."""
         tasks = self.tasks(seed, examples + self.judged, self.tests)[: self.rate_tasks]
-        return _held_out(tasks, self.judged)
+        return hold_out(tasks, self.judged)
 
 
-def _held_out(tasks: Sequence[StreamTask], judged: int) -> list[StreamTask]:
+def hold_out(tasks: Sequence[StreamTask], judged: int) -> list[StreamTask]:
+    """Return the tasks judged by the last examples of those to learn from: so many, or a fifth for 0."""
     found = []
     for task in tasks:
         assert isinstance(task.train, TensorDataset)

@@ -22,7 +22,7 @@ import numpy as np
 from _command import begin, finish, ledger_of, options
 from _continual_arms import ARMS, EXSSNET, JOINT, JOINT_KKT, SUPSUP, WITH_KKT
 from _continual_cost import BITS, COST, CUT, STEP, measure_cost
-from _continual_peer import ORIGINAL, REPOSITORIES, over_original, run_original
+from _continual_peer import ORIGINAL, REPOSITORIES, over_original, run_original, section_of
 from _continual_runs import (
     AVERAGE,
     CHANGE,
@@ -37,11 +37,14 @@ from _continual_runs import (
     run_permuted,
 )
 from _continual_sections import STREAM_RATES, adapted, choose_stream_rates, run_bench
-from _continual_streams import ALPHABETS, BENCHES
+from _continual_streams import ALPHABETS, BENCHES, CIFAR_FULL
 from _continual_transfer import KKT, TURNED, measure_transfer, steps_shares
 from _record import Ledger, Row, columns, pick, say
 
-SECTIONS = (RATES, PERMUTED, ORIGINAL, HUNDRED, KKT, COST, STREAM_RATES, *BENCHES)
+ORIGINAL_STREAMS = {"alphabets": BENCHES[ALPHABETS], "pairs": BENCHES[CIFAR_FULL]}
+"""Streams that the original code learns, too, by names of figures."""
+BESIDE_ORIGINAL = {section_of(bench): bench for bench in ORIGINAL_STREAMS.values()}
+SECTIONS = (RATES, PERMUTED, ORIGINAL, HUNDRED, KKT, COST, STREAM_RATES, *BENCHES, *BESIDE_ORIGINAL)
 QUICK = (PERMUTED, COST)
 DENSITIES = (0.02, 0.05, 0.1, 0.5)
 EPOCHS, EXAMPLES, TASKS = 4, 18_000, 10
@@ -52,6 +55,8 @@ TARGETS = {
     "gain_over_supsup_05": "> 0",
     "gain_over_supsup_10": "> 0",
     "over_original_code": ">= 0",
+    "over_original_code_alphabets": ">= 0",
+    "over_original_code_pairs": ">= 0",
     "forgetting": "0",
     "bits_over_entropy": "<= 1.05",
     "last10_vs_first10_points": ">= -3",
@@ -89,9 +94,14 @@ def figures(ledger: Ledger, *, notes: Collection[str]) -> tuple[dict[str, float 
     ]
     last = pick(hundred, method=EXSSNET, metric=ENDS)
     original = ledger.section(ORIGINAL)
+    beside = {
+        name: (ledger.section(bench.name), ledger.section(section_of(bench)))
+        for name, bench in ORIGINAL_STREAMS.items()
+    }
     found: dict[str, list[float]] = {
         **{f"gain_over_supsup_{round(100 * d):02d}": gain(longest, d) for d in (0.02, 0.05, 0.1)},
         "over_original_code": over_original(longest, original),
+        **{f"over_original_code_{name}": over_original(*rows, JOINT) for name, rows in beside.items()},
         "forgetting": [row.value for row in pick(ours, metric=CHANGE)],
         "bits_over_entropy": _values(cost, BITS),
         "last10_vs_first10_points": [100 * row.value for row in last],
@@ -103,6 +113,7 @@ def figures(ledger: Ledger, *, notes: Collection[str]) -> tuple[dict[str, float 
     behind = {"forgetting": ours, "over_original_code": [*longest, *original]}
     behind |= {"last10_vs_first10_points": last, "kkt_steps_share": transfer}
     behind |= {"kkt_steps_share_turned": transfer}
+    behind |= {f"over_original_code_{name}": [*rows[0], *rows[1]] for name, rows in beside.items()}
     behind |= dict.fromkeys(("bits_over_entropy", "step_overhead", "cut_overhead"), cost)
     worst = {"forgetting", "bits_over_entropy", "step_overhead", "cut_overhead"}
     values: dict[str, float | None] = {}
@@ -180,6 +191,10 @@ def _measure(ledger: Ledger, arguments: argparse.Namespace, wanted: Sequence[str
         COST: lambda: measure_cost(ledger, plan.densities, rounds=5 if arguments.quick else 9),
         STREAM_RATES: all_stream_rates,
         **{name: partial(run_bench, ledger, wanted_of[name], bench) for name, bench in BENCHES.items()},
+        **{
+            section: partial(run_original, ledger, wanted_of[bench.name], codes, bench)
+            for section, bench in BESIDE_ORIGINAL.items()
+        },
     }
     for name in wanted:
         if name != COST and _adaptor.data_folder() is None:
