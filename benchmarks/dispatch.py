@@ -4,15 +4,17 @@
     python benchmarks/dispatch.py --quick --json   a minute: one seed, few rounds
 
 4,096 random tokens, a quarter of the experts for each. Every number is a row of a CSV file below
-benchmarks/results: the least time of some rounds in which all methods take turns, over that of the dense
-network in the same rounds. Wall time, so the machine should be idle. The C library is told to keep what is
-freed: else it depends on its history whether a call waits for pages, which alone takes up to half its time.
+benchmarks/results: the least time of some rounds in which all methods take turns, in an order that is drawn
+anew for each, over that of the dense network in the same rounds. Wall time, so the machine should be idle.
+The C library is told to keep what is freed: else it depends on its history whether a call waits for pages,
+which alone takes up to half its time.
 """
 
 from __future__ import annotations
 
 import argparse
 import ctypes
+import random
 import time
 from collections.abc import Callable, Sequence
 
@@ -94,15 +96,20 @@ def _over_peers(ledger: Ledger) -> tuple[float | None, list[Row]]:
 
 
 def _times(methods: dict[str, Callable[[], Tensor]], rounds: int) -> dict[str, float]:
-    """Return the least seconds of each method; they take turns, so that a busy moment hits all alike."""
-    least = dict.fromkeys(methods, float("inf"))
+    """Return the least seconds of each method.
+
+    They take turns, so that a busy moment hits all alike, in an order drawn anew for each round: what one
+    leaves in the caches counts for the next, by up to a tenth of the dense network's time.
+    """
+    least, names, draw = dict.fromkeys(methods, float("inf")), list(methods), random.Random(0)
     with torch.inference_mode():
         for compute in methods.values():
             compute()
         for _ in range(rounds):
-            for name, compute in methods.items():
+            draw.shuffle(names)
+            for name in names:
                 start = time.perf_counter()
-                compute()
+                methods[name]()
                 least[name] = min(least[name], time.perf_counter() - start)
     return least
 
@@ -176,7 +183,7 @@ def _peers(tokens: Tensor, matrices: Matrices, count: int) -> dict[str, Callable
 
 def _measure(ledger: Ledger, section: str, arguments: argparse.Namespace) -> None:
     gated = section == "transformers"
-    rounds = 4 if arguments.quick else 12
+    rounds = 4 if arguments.quick else 16
     for seed in arguments.seeds[:1] if arguments.quick else arguments.seeds:
         for precision in PRECISIONS:
             for width, neurons in SIZES:

@@ -101,6 +101,34 @@ def test_experts_that_no_token_uses():
         torch.testing.assert_close(y, expected(x, use, matrices), atol=1e-4, rtol=1e-5)
 
 
+@pytest.mark.parametrize("way", ["local", "rounded"])
+@pytest.mark.parametrize("width", [16, 15, 13])
+@pytest.mark.parametrize(
+    "layout",
+    [
+        lambda x: torch.cat([x[:1], x])[1:],
+        lambda x: torch.cat([x.new_zeros(1), x.reshape(-1)])[1:].view(x.shape),  # rows begin anywhere
+        lambda x: x.t().contiguous().t(),
+        lambda x: torch.cat([x, x], 1)[:, : x.shape[1]],
+    ],
+    ids=["behind a row", "behind a number", "transposed", "apart"],
+)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_tokens_of_any_width_and_layout(way, width, layout, dtype):
+    x, use, matrices = problem(dtype=dtype)
+    x, keys = x[:, :width].contiguous(), matrices.keys[:, :width]
+    values, bias = matrices.values[:width], matrices.value_bias[:width]
+    matrices = matrices._replace(keys=keys, values=values, value_bias=bias)
+    sizes = {"num_experts": EXPERTS, "expert_width": WIDTH}
+    with torch.no_grad():
+        moved = layout(x)
+        assert torch.equal(moved, x)
+        y = dispatch(moved, use, matrices, F.gelu, **sizes, way=way)
+        whole = dispatch(x, use, matrices, F.gelu, **sizes, way="whole")
+    tolerance = 1e-5 if dtype == torch.float32 else 0.03
+    assert float((y - whole).abs().max() / whole.abs().max()) < tolerance
+
+
 def test_the_bias_of_the_second_matrix_is_not_changed():
     x, use, matrices = problem(tokens=1)
     before = matrices.value_bias.clone()
@@ -118,11 +146,12 @@ def test_the_fastest_way_is_measured_once_for_each_kind(monkeypatch):
     assert len(measured) == 2
 
 
-def test_where_gradients_are_recorded_the_way_has_gradients(monkeypatch):
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_where_gradients_are_recorded_the_way_has_gradients(monkeypatch, dtype):
     monkeypatch.setattr(module, "_fastest", {})
     only = {name: module._WAYS[name] for name in ("rounded", "local")}
     monkeypatch.setattr(module, "_WAYS", only)
-    x, use, matrices = problem()
+    x, use, matrices = problem(dtype=dtype)
     sizes = {"num_experts": EXPERTS, "expert_width": WIDTH}
     with torch.no_grad():
         dispatch(x, use, matrices, F.gelu, **sizes)

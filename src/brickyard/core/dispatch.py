@@ -5,9 +5,9 @@ There are four ways, which give the same result up to rounding:
 
 - `local`: expert after expert; tokens are gathered and results added for one expert at a time, so that what
   is worked on stays in the cache;
-- `rounded`: the same by oneDNN, on a processor and without gradients. Its float32 products are twice as fast
-  as those of `F.linear` on an AMD EPYC. It compiles a kernel for each new number of rows, which takes as long
-  as a product; so rows are added until their number is one of few;
+- `rounded`: expert after expert by oneDNN, on a processor and without gradients. Its float32 products are
+  twice as fast as those of `F.linear` on an AMD EPYC. It compiles a kernel for each new number of rows, which
+  takes as long as a product; so rows are added until their number is one of few;
 - `grouped`: all tokens are gathered at once for torch's grouped products;
 - `whole`: all experts for all tokens, and what is not used is multiplied by 0: the fastest where experts are
   so narrow that products of single experts lose more than they save.
@@ -22,7 +22,8 @@ P pairs of token and expert.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from itertools import repeat
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -111,10 +112,13 @@ class _Work(NamedTuple):
 
     def can_round(self) -> bool:
         """Tell whether oneDNN may compute."""
+        dtype, ops = self.tokens.dtype, torch.ops.mkldnn
         known = self.tokens.is_cpu and torch.backends.mkldnn.is_available() and not torch.is_grad_enabled()
-        if self.tokens.dtype == torch.float32:
-            return known and hasattr(torch.ops.mkldnn, "_linear_pointwise")
-        return known and self.tokens.dtype == torch.bfloat16
+        if not known or not hasattr(ops, "_linear_pointwise"):
+            return False
+        if dtype == torch.bfloat16:
+            return bool(ops._is_mkldnn_bf16_supported())
+        return dtype == torch.float32
 
     def rest(self) -> Tensor | None:
         """Return what no choice changes, `[width]` or `[tokens, width]`.
@@ -145,9 +149,23 @@ class _Work(NamedTuple):
         share_P1 = None if self.share is None else self.share.reshape(-1, 1).index_select(0, order_P)
         return order_P, torch.bincount(use_P, minlength=self.num_experts), share_P1
 
+    def sums(self, results_PD: Tensor, order_P: Tensor) -> Tensor:
+        """Return for each token the sum of what its experts gave, by their shares, and the rest."""
+        places_P = torch.arange(len(order_P), device=order_P.device)
+        rows_TK = torch.empty_like(order_P).index_copy_(0, order_P, places_P).view(self.use.shape)
+        y_TD = F.embedding_bag(rows_TK, results_PD, mode="sum", per_sample_weights=self.share)
+        rest = self.rest()
+        return y_TD if rest is None else y_TD.add_(rest)
+
     def tokens_of(self, order_P: Tensor) -> Tensor:
         """Return the tokens of pairs."""
         return order_P.div(self.use.shape[1], rounding_mode="floor")
+
+    def gather(self, tokens_P: Tensor) -> Tensor:
+        """Return rows of tokens."""
+        if torch.is_grad_enabled():
+            return self.tokens.index_select(0, tokens_P)
+        return F.embedding(tokens_P, _wide(self.tokens)).view(self.tokens.dtype)
 
 
 def dispatch(
@@ -205,7 +223,7 @@ def _measure(work: _Work) -> Way:
     for way in ways:
         seconds(way)
     # as in use, no two rounds have equally many tokens for an expert
-    left_out = [min(number, len(work.tokens) - 1) for number in range(1, _ROUNDS + 1)]
+    left_out = [len(work.tokens) * number // 64 for number in range(1, _ROUNDS + 1)]
     rounds = [{way: seconds(way, number) for way in ways} for number in left_out]
     return min(ways, key=lambda way: min(times[way] for times in rounds))
 
@@ -219,16 +237,14 @@ def _local(work: _Work) -> Tensor:
         if start < end:
             tokens = tokens_P[start:end]
             own = work.matrices.neurons(expert * width, (expert + 1) * width)
-            hidden = own.hidden(work.tokens.index_select(0, tokens), work.activation)
+            hidden = own.hidden(work.gather(tokens), work.activation)
             hidden = hidden if share_P1 is None else hidden * share_P1[start:end]
             y_TD.index_add_(0, tokens, F.linear(hidden, own.values))
     return y_TD
 
 
 def _onednn(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """Compute a linear layer by oneDNN, as torch does for bfloat16 on its own account."""
-    if x.dtype != torch.float32:
-        return F.linear(x, weight, bias)
+    """Compute a linear layer by oneDNN."""
     y: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
     return y
 
@@ -239,49 +255,58 @@ def _more(rows: int) -> int:
     return -(-rows // step) * step
 
 
+def _wide(x: Tensor) -> Tensor:
+    """View rows as few wide numbers, which a processor copies faster than many narrow ones."""
+    bytes_before, bytes_of_row = (number * x.element_size() for number in (x.storage_offset(), x.shape[-1]))
+    even = bytes_before % 8 == 0 and bytes_of_row % 8 == 0
+    return x.view(torch.float64) if x.is_cpu and x.is_contiguous() and even else x
+
+
 def _rounded(work: _Work) -> Tensor:
-    width, y_TD = work.expert_width, work.start()
-    order_P, counts_E, share_P1 = work.by_expert()
-    tokens_P = work.tokens_of(order_P)
-    counts = counts_E.tolist()
-    buffer = work.tokens.new_zeros(_more(max(counts)), work.tokens.shape[1])
+    order_P, counts_E, _ = work.by_expert()
+    tokens_P, counts = work.tokens_of(order_P), counts_E.tolist()
+    experts = _apart(work)
+    wide = _wide(work.tokens)
+    buffer = wide.new_zeros(_more(max(counts)), wide.shape[1])
+    results_PD = work.tokens.new_empty(len(order_P), len(work.matrices.values))
     end = 0
-    for expert, count in enumerate(counts):
+    for own, count in zip(experts, counts, strict=True):
         start, end = end, end + count
         if count:
-            tokens = tokens_P[start:end]
-            torch.index_select(work.tokens, 0, tokens, out=buffer[:count])
-            own = work.matrices.neurons(expert * width, (expert + 1) * width)
-            # oneDNN has no fast kernel for rows that lie apart
-            own = Matrices(*(None if part is None else part.contiguous() for part in own))  # type: ignore[arg-type]
-            hidden = own.hidden(buffer[: _more(count)], work.activation, _onednn)
-            result = _onednn(hidden, own.values)[:count]
-            y_TD.index_add_(0, tokens, result if share_P1 is None else result * share_P1[start:end])
-    return y_TD
+            torch.index_select(wide, 0, tokens_P[start:end], out=buffer[:count])
+            rows = buffer[: _more(count)].view(work.tokens.dtype)
+            hidden = own.hidden(rows, work.activation, _onednn)
+            results_PD[start:end] = _onednn(hidden, own.values)[:count]
+    return work.sums(results_PD, order_P)
+
+
+def _apart(work: _Work) -> list[Matrices]:
+    """Return the matrices of each expert, contiguous: oneDNN has no fast kernel for rows that lie apart."""
+    number, width = work.num_experts, work.expert_width
+    own = work.matrices.neurons(0, number * width)
+    values = own.values.unflatten(1, (number, width)).transpose(0, 1).contiguous()
+
+    def parts(whole: Tensor | None) -> Iterable[Tensor | None]:
+        return repeat(None, number) if whole is None else whole.contiguous().split(width)
+
+    firsts, gated = (parts(own.keys), parts(own.key_bias)), (parts(own.gated), parts(own.gated_bias))
+    return list(map(Matrices, *firsts, values, repeat(None), *gated))
 
 
 def _grouped(work: _Work) -> Tensor:
     sizes = (work.num_experts, work.expert_width)
-    order_P, counts_E, share_P1 = work.by_expert()
+    order_P, counts_E, _ = work.by_expert()
     ends_E = counts_E.cumsum(0).to(torch.int32)
-    gathered_PD = work.tokens.index_select(0, work.tokens_of(order_P))
     own = work.matrices.neurons(0, work.num_experts * work.expert_width)
 
-    def first(weight: Tensor, bias: Tensor | None) -> Tensor:
-        y_PU = F.grouped_mm(gathered_PD, weight.unflatten(0, sizes).transpose(1, 2), offs=ends_E)
+    def first(x_PD: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        y_PU = F.grouped_mm(x_PD, weight.unflatten(0, sizes).transpose(1, 2), offs=ends_E)
         return y_PU if bias is None else y_PU.add_(bias.view(sizes).repeat_interleave(counts_E, 0))
 
-    hidden_PU = work.activation(first(own.keys, own.key_bias))
-    if own.gated is not None:
-        hidden_PU = hidden_PU * first(own.gated, own.gated_bias)
-    if share_P1 is not None:
-        hidden_PU = hidden_PU * share_P1
+    hidden_PU = own.hidden(work.gather(work.tokens_of(order_P)), work.activation, first)
     values_EUD = own.values.unflatten(1, sizes).permute(1, 2, 0)
     result_PD = F.grouped_mm(hidden_PU, values_EUD, offs=ends_E)
-    rows_P = torch.empty_like(order_P).scatter_(0, order_P, torch.arange(len(order_P), device=order_P.device))
-    y_TD = F.embedding_bag(rows_P.view(work.use.shape), result_PD, mode="sum")
-    rest = work.rest()
-    return y_TD if rest is None else y_TD.add_(rest)
+    return work.sums(result_PD, order_P)
 
 
 def _whole(work: _Work) -> Tensor:
