@@ -48,7 +48,7 @@ def expected(x, use, matrices, share=None):
     return torch.stack(rows)
 
 
-@pytest.mark.parametrize("way", ["local", "rounded", "grouped", "whole", None])
+@pytest.mark.parametrize("way", ["local", "rounded", "grouped", "batched", "whole", None])
 @pytest.mark.parametrize(
     "settings",
     [
@@ -70,7 +70,7 @@ def test_each_way_equals_token_after_token(way, settings):
         torch.testing.assert_close(y, expected(x, use, matrices), atol=1e-4, rtol=1e-5)
 
 
-@pytest.mark.parametrize("way", ["local", "rounded", "grouped", "whole"])
+@pytest.mark.parametrize("way", ["local", "rounded", "grouped", "batched", "whole"])
 def test_results_of_experts_are_multiplied_by_their_shares(way):
     x, use, matrices = problem(resident=4)
     share = torch.rand(len(x), USED)
@@ -80,7 +80,7 @@ def test_results_of_experts_are_multiplied_by_their_shares(way):
     torch.testing.assert_close(y, expected(x, use, matrices, share), atol=1e-4, rtol=1e-5)
 
 
-@pytest.mark.parametrize("way", ["local", "rounded", "grouped", "whole"])
+@pytest.mark.parametrize("way", ["local", "rounded", "grouped", "batched", "whole"])
 def test_half_precision_up_to_its_rounding(way):
     x, _, matrices = problem(dtype=torch.bfloat16)
     use = torch.stack([torch.randperm(4)[:2] for _ in x])
@@ -95,13 +95,13 @@ def test_half_precision_up_to_its_rounding(way):
 def test_experts_that_no_token_uses():
     x, use, matrices = problem()
     use = torch.tensor([[1, 4, 6]]).expand(len(x), 3)
-    for way in ("local", "rounded", "grouped"):
+    for way in ("local", "rounded", "grouped", "batched"):
         with torch.no_grad():
             y = dispatch(x, use, matrices, F.gelu, num_experts=EXPERTS, expert_width=WIDTH, way=way)
         torch.testing.assert_close(y, expected(x, use, matrices), atol=1e-4, rtol=1e-5)
 
 
-@pytest.mark.parametrize("way", ["local", "rounded"])
+@pytest.mark.parametrize("way", ["local", "rounded", "batched"])
 @pytest.mark.parametrize("width", [16, 15, 13])
 @pytest.mark.parametrize(
     "layout",

@@ -28,7 +28,7 @@ Mode = Literal["dense", "masked", "sparse"]
 MODES: tuple[Mode, ...] = ("dense", "masked", "sparse")
 Gate = Literal["keys", "lowest", "learned"]
 GATES: tuple[Gate, ...] = ("keys", "lowest", "learned")
-_MANY = 4096  # scores, from which on sorting is faster than topk
+_MANY = 16_384  # scores, from which on sorting is faster than topk
 
 
 @dataclass(frozen=True)
@@ -121,12 +121,16 @@ def _largest(scores: Tensor, count: int) -> Tensor:
         scores: `[..., number]`, of at most 32 bits each.
         count: How many.
     """
-    bits = scores.float().view(torch.int32)  # as whole numbers they have the order of the floats if positive
-    ordered = (bits ^ ((bits >> 31) & 0x7FFFFFFF)).to(torch.int64)
+    bits = scores.detach().float().numpy().view(np.int32)
+    keys = bits >> 31  # positive floats are ordered as their bits are, negative ones the other way around
+    keys &= 0x7FFFFFFF
+    keys ^= bits
+    places = keys.astype(np.int64)
+    places <<= 32
     last = scores.shape[-1] - 1
-    keys = (ordered << 32) + torch.arange(last, -1, -1)
-    largest = np.sort(keys.numpy(), axis=-1)[..., last + 1 - count :]
-    return last - (torch.from_numpy(largest) & 0xFFFFFFFF)
+    places |= np.arange(last, -1, -1)
+    places.sort(axis=-1)
+    return torch.from_numpy(last - (places[..., last + 1 - count :] & 0xFFFFFFFF))
 
 
 def feed_forward(
