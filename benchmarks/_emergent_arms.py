@@ -135,12 +135,12 @@ def batch_of(texts: Sequence[tuple[str, ...]]) -> dict[str, Tensor]:
     return dict(found)
 
 
-def examples(task: Task, seed: int) -> dict[str, _adaptor.Labelled]:
+def examples(task: Task, seed: int, count: int = EXAMPLES) -> dict[str, _adaptor.Labelled]:
     """Return the drawn examples of a seed: `train` and `validation` of the training set, and what tests."""
     parts = dict(task.read())
     texts, labels = parts["train"]
-    order = np.random.default_rng(seed).permutation(len(texts))[: EXAMPLES + VALIDATION]
-    for part, places in (("train", order[:EXAMPLES]), ("validation", order[EXAMPLES:])):
+    order = np.random.default_rng(seed).permutation(len(texts))[: count + VALIDATION]
+    for part, places in (("train", order[:count]), ("validation", order[count:])):
         parts[part] = (tuple(texts[place] for place in places), labels[places])
     return parts
 
@@ -253,7 +253,9 @@ def scores(
     }
 
 
-def run(name: str, task: Task, seed: int, *, rate: float, precision: str) -> dict[str, dict[str, float]]:
+def run(
+    name: str, task: Task, seed: int, *, rate: float, precision: str, count: int
+) -> dict[str, dict[str, float]]:
     """Fine-tune an arm and judge it, and what it can be turned into without training.
 
     Args:
@@ -262,11 +264,12 @@ def run(name: str, task: Task, seed: int, *, rate: float, precision: str) -> dic
         seed: Seed of everything.
         rate: Highest learning rate, which the arm may multiply.
         precision: `fp32` or `bf16`.
+        count: Examples to learn from.
 
     Returns:
         Metrics by part, by name of the method.
     """
-    arm, parts = {**ARMS, **TRIED}[name], examples(task, seed)
+    arm, parts = {**ARMS, **TRIED}[name], examples(task, seed, count)
     model = fresh(seed)
     with noise(model, arm.dropout):
         modular = prepare(model, arm, seed)

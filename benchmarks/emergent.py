@@ -8,7 +8,7 @@ examples, order, dropout and first head, so differences to the dense arm are pai
 sentences of other sources (CoLA) and opinions on goods (SST-2). The learning rate is the best for the dense
 arm on validation examples of a seed that is not measured; which arm with experts counts for the figures is
 decided by validation examples too. Section `tried` trains other numbers of experts, layers and learning
-rates, with --tried-seeds seeds.
+rates, with --tried-seeds seeds; section `doubled` the main arms on 2,000 examples, with --doubled-seeds.
 
 Every arm of a task and seed is some rows of a CSV file below benchmarks/results; a stopped run goes on.
 """
@@ -23,14 +23,14 @@ import _emergent_arms as arms
 import numpy as np
 import torch
 from _command import begin, finish, ledger_of, options
-from _emergent_arms import ARMS, CANDIDATES, DENSE, ORDER, PARTS, QUARTER, REVERTED, TASKS, TRIED
+from _emergent_arms import ARMS, CANDIDATES, DENSE, HALF, ORDER, PARTS, QUARTER, REVERTED, TASKS, TRIED
 from _minilm import model_folder
 from _record import Ledger, Row, columns, pick, say, table
 from scipy import stats
 
 from brickyard.modularize import example_inputs, modularize_transformer
 
-SECTIONS = ("cost", "tuning", "tasks", "tried")
+SECTIONS = ("cost", "tuning", "tasks", "tried", "doubled")
 RATES = (1e-4, 2e-4, 4e-4)
 TUNED = 100  # seed of the tuning
 VALIDATION, IN, OUT = PARTS["validation"], PARTS["test"], PARTS["other"]
@@ -119,13 +119,13 @@ def figures(ledger: Ledger) -> tuple[dict[str, float | None], str]:
 
 def layout(ledger: Ledger, section: str) -> str:
     """Lay out the paired differences; other sections as usual."""
-    if section not in ("tasks", "tried"):
+    if section not in ("tasks", "tried", "doubled"):
         return table(ledger, section)
     rows = ledger.section(section)
     if section == "tried":
         rows = [*pick(ledger.section("tasks"), method=DENSE), *rows]
     lines: list[tuple[str, ...]] = [("method", "tasks", *TASKS, "mean over tasks", "seeds")]
-    for group in (IN, OUT) if section == "tasks" else (VALIDATION, IN, OUT):
+    for group in (VALIDATION, IN, OUT) if section == "tried" else (IN, OUT):
         dense = [
             f"{np.mean(held):.2f}" if held else "-"
             for task in TASKS
@@ -213,8 +213,9 @@ class Runs:
         found = pick([*self.ledger.earlier, *self.ledger.rows], **wanted)
         if found:
             return found
-        start = time.perf_counter()
-        result = arms.run(name, TASKS[task], seed, rate=rate, precision=self.arguments.precision)
+        start, count = time.perf_counter(), arms.EXAMPLES * (2 if section == "doubled" else 1)
+        precision = self.arguments.precision
+        result = arms.run(name, TASKS[task], seed, rate=rate, precision=precision, count=count)
         for key, by_part in result.items():
             if section == "tuning" and key != name:
                 continue
@@ -227,8 +228,8 @@ class Runs:
                     group=part,
                     task=task,
                     seed=seed,
-                    count=arms.EXAMPLES,
-                    precision=self.arguments.precision,
+                    count=count,
+                    precision=precision,
                     note=note,
                 )
         shown = ", ".join(f"{part} {value:.1f}" for part, value in result[name].items())
@@ -262,6 +263,7 @@ def main() -> None:
         "--tasks", type=lambda text: text.split(","), default=list(TASKS), help=f"of {', '.join(TASKS)}"
     )
     parser.add_argument("--tried-seeds", type=int, default=2, help="seeds of section tried")
+    parser.add_argument("--doubled-seeds", type=int, default=5, help="seeds of section doubled")
     arguments = parser.parse_args()
     unknown = [name for name in arguments.tasks if name not in TASKS]
     if unknown:
@@ -270,14 +272,16 @@ def main() -> None:
     ledger = ledger_of(arguments, "emergent")
     if "cost" in wanted:
         cost(ledger, arguments)
-    if {"tuning", "tasks", "tried"} & set(wanted):
+    if {*SECTIONS[1:]} & set(wanted):
         runs = Runs(ledger, arguments)
         rate = tune(runs)
         first = [name for names in ORDER for name in names]
         rest = [name for name in ARMS if name not in first]
         tasks = [("tasks", names, seed) for names in (*ORDER, rest) for seed in arguments.seeds]
         tried = [("tried", list(TRIED), seed) for seed in arguments.seeds[: arguments.tried_seeds]]
-        for section, names, seed in [*tasks, *tried]:
+        main_arms = [DENSE, HALF, QUARTER]
+        doubled = [("doubled", main_arms, seed) for seed in arguments.seeds[: arguments.doubled_seeds]]
+        for section, names, seed in [*tasks, *tried, *doubled]:
             if section in wanted:
                 for task in arguments.tasks:
                     for name in names:
