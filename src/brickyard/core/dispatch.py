@@ -231,7 +231,8 @@ def _measure(work: _Work) -> Way:
     for way in ways:
         seconds(way)
     # as in use, no two rounds have equally many tokens for an expert
-    left_out = [len(work.tokens) * number // 64 for number in range(1, _ROUNDS + 1)]
+    few = -(-len(work.tokens) // 512)
+    left_out = [min(number * few, len(work.tokens) - 1) for number in range(1, _ROUNDS + 1)]
     rounds = [{way: seconds(way, number) for way in ways} for number in left_out]
     return min(ways, key=lambda way: min(times[way] for times in rounds))
 
@@ -320,7 +321,7 @@ def _grouped(work: _Work) -> Tensor:
 def _batched(work: _Work) -> Tensor:
     sizes = (work.num_experts, work.expert_width)
     order_P, counts_E, _ = work.by_expert()
-    most = _more(int(counts_E.max()), 64)
+    most = _more(int(counts_E.max()), 32)
     if work.num_experts * most > 1.25 * len(order_P):
         return _grouped(work) if work.can_group() else _local(work)
     firsts_E = most * torch.arange(work.num_experts, device=order_P.device)
