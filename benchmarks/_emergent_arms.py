@@ -68,13 +68,16 @@ class Arm:
 
 
 DENSE = "dense"
-QUARTER, HALF = "EMoE, 16 of 64", "EMoE, 32 of 64"
+QUARTER, HALF, MOST = "EMoE, 16 of 64", "EMoE, 32 of 64", "EMoE, 48 of 64"
 ONE_LAYER, DROPPED = "EMoE, 16 of 64, one layer", "EMoE, 16 of 64, dropout 0.1"
-CANDIDATES = (QUARTER, HALF, ONE_LAYER, DROPPED)
+HALF_ONE_LAYER = "EMoE, 32 of 64, one layer"
+CANDIDATES = (QUARTER, HALF, MOST, HALF_ONE_LAYER, ONE_LAYER, DROPPED)
 ARMS = {
     DENSE: Arm(),
     QUARTER: Arm({"top_k": 16}),
     HALF: Arm({"top_k": 32}),
+    MOST: Arm({"top_k": 48}),
+    HALF_ONE_LAYER: Arm({"top_k": 32, "layers": "last-even:1"}),
     "dense, dropout 0.1": Arm(dropout=DROPOUT),
     "random experts, 16 of 64": Arm({"top_k": 16, "partition": "random"}),
     "lowest 16 of 64": Arm({"top_k": 16, "gate": "lowest"}),
@@ -87,11 +90,10 @@ TRIED = {  # beside the arms, with fewer seeds
     "EMoE, 16 of 64, twice the rate": Arm({"top_k": 16}, rate=2.0),
     "EMoE, 16 of 64, all layers": Arm({"top_k": 16, "layers": "all"}),
     "EMoE, 4 of 16": Arm({"top_k": 4, "experts": 16}),
-    "EMoE, 48 of 64": Arm({"top_k": 48}),
 }
 REVERTED, SPLIT = "{}, reverted to dense", "dense, then {}"
 CONTROLS = ("dense, dropout 0.1", "random experts, 16 of 64", "lowest 16 of 64", "fixed 16 of 64")
-ORDER = ((DENSE, QUARTER), (HALF,), CONTROLS)  # what is measured first
+ORDER = ((DENSE, QUARTER), (HALF,), (MOST, HALF_ONE_LAYER), CONTROLS)  # what is measured first
 
 
 class Classifier(nn.Module):
