@@ -140,16 +140,15 @@ class _Work(NamedTuple):
             return self.tokens.new_zeros(len(self.tokens), len(self.matrices.values))
         return rest.repeat(len(self.tokens), 1) if rest.dim() == 1 else rest
 
-    def by_expert(self) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Return all pairs, sorted by expert: their places, how many each expert has, and their shares."""
+    def by_expert(self) -> tuple[Tensor, Tensor]:
+        """Return the places of all pairs, sorted by expert, and how many each expert has."""
         use_P = self.use.reshape(-1)
         small = use_P.to(torch.uint8 if self.num_experts <= 256 else torch.int32)  # sorted faster than int64
         if small.is_cpu:  # numpy sorts bytes by counting
             order_P = torch.from_numpy(np.argsort(small.numpy(), kind="stable"))
         else:
             order_P = small.argsort(stable=True)
-        share_P1 = None if self.share is None else self.share.reshape(-1, 1).index_select(0, order_P)
-        return order_P, torch.bincount(use_P, minlength=self.num_experts), share_P1
+        return order_P, torch.bincount(use_P, minlength=self.num_experts)
 
     def sums(self, results: Tensor, order_P: Tensor, rows_P: Tensor | None = None) -> Tensor:
         """Return for each token the sum of what its experts gave, by their shares, and the rest.
@@ -239,7 +238,8 @@ def _measure(work: _Work) -> Way:
 
 def _local(work: _Work) -> Tensor:
     width, y_TD = work.expert_width, work.start()
-    order_P, counts_E, share_P1 = work.by_expert()
+    order_P, counts_E = work.by_expert()
+    share_P1 = None if work.share is None else work.share.reshape(-1, 1).index_select(0, order_P)
     tokens_P = work.tokens_of(order_P)
     ends = counts_E.cumsum(0).tolist()
     for expert, (start, end) in enumerate(zip([0, *ends], ends, strict=False)):
@@ -272,7 +272,7 @@ def _wide(x: Tensor) -> Tensor:
 
 
 def _rounded(work: _Work) -> Tensor:
-    order_P, counts_E, _ = work.by_expert()
+    order_P, counts_E = work.by_expert()
     tokens_P, counts = work.tokens_of(order_P), counts_E.tolist()
     experts = _apart(work)
     wide = _wide(work.tokens)
@@ -304,7 +304,7 @@ def _apart(work: _Work) -> list[Matrices]:
 
 def _grouped(work: _Work) -> Tensor:
     sizes = (work.num_experts, work.expert_width)
-    order_P, counts_E, _ = work.by_expert()
+    order_P, counts_E = work.by_expert()
     ends_E = counts_E.cumsum(0).to(torch.int32)
     own = work.matrices.neurons(0, work.num_experts * work.expert_width)
 
@@ -320,7 +320,7 @@ def _grouped(work: _Work) -> Tensor:
 
 def _batched(work: _Work) -> Tensor:
     sizes = (work.num_experts, work.expert_width)
-    order_P, counts_E, _ = work.by_expert()
+    order_P, counts_E = work.by_expert()
     most = _more(int(counts_E.max()), 32)
     if work.num_experts * most > 1.25 * len(order_P):
         return _grouped(work) if work.can_group() else _local(work)
