@@ -48,26 +48,50 @@ def expected(x, use, matrices, share=None):
     return torch.stack(rows)
 
 
+SETTINGS = [
+    {},
+    {"gated": True},
+    {"bias": False},
+    {"gated": True, "bias": False},
+    {"resident": 4},
+    {"resident": 4, "bias": False},
+    {"transposed": True},
+    {"tokens": 1},
+]
+
+
 @pytest.mark.parametrize("way", ["local", "rounded", "grouped", "batched", "whole", None])
-@pytest.mark.parametrize(
-    "settings",
-    [
-        {},
-        {"gated": True},
-        {"bias": False},
-        {"gated": True, "bias": False},
-        {"resident": 4},
-        {"resident": 4, "bias": False},
-        {"transposed": True},
-        {"tokens": 1},
-    ],
-    ids=str,
-)
+@pytest.mark.parametrize("settings", SETTINGS, ids=str)
 def test_each_way_equals_token_after_token(way, settings):
     x, use, matrices = problem(**settings)
     with torch.no_grad():
         y = dispatch(x, use, matrices, F.gelu, num_experts=EXPERTS, expert_width=WIDTH, way=way)
         torch.testing.assert_close(y, expected(x, use, matrices), atol=1e-4, rtol=1e-5)
+
+
+@pytest.mark.parametrize("shares", [False, True])
+@pytest.mark.parametrize("settings", SETTINGS[:-1], ids=str)
+def test_batched_products_where_experts_have_about_equally_many_tokens(monkeypatch, settings, shares):
+    for other in ("_grouped", "_local"):
+        monkeypatch.delattr(module, other)
+    x, _, matrices = problem(**settings)
+    use = (torch.arange(len(x))[:, None] + torch.tensor([0, 2, 5])) % EXPERTS
+    share = torch.rand(len(x), USED) if shares else None
+    sizes = {"num_experts": EXPERTS, "expert_width": WIDTH}
+    with torch.no_grad():
+        y = dispatch(x, use, matrices, F.gelu, **sizes, share_TK=share, way="batched")
+    torch.testing.assert_close(y, expected(x, use, matrices, share), atol=1e-4, rtol=1e-5)
+
+
+def test_batched_products_are_left_alone_where_one_expert_has_most_tokens(monkeypatch):
+    x, use, matrices = problem()
+    use[:] = torch.tensor([1, 4, 6])
+    monkeypatch.setattr(module, "_grouped", lambda work: "grouped")
+    sizes = {"num_experts": EXPERTS, "expert_width": WIDTH}
+    assert dispatch(x, use, matrices, F.gelu, **sizes, way="batched") == "grouped"
+    monkeypatch.setattr(module, "_local", lambda work: "local")
+    x, matrices = x.double(), Matrices(*(None if part is None else part.double() for part in matrices))
+    assert dispatch(x, use, matrices, F.gelu, **sizes, way="batched") == "local"
 
 
 @pytest.mark.parametrize("way", ["local", "rounded", "grouped", "batched", "whole"])
