@@ -173,7 +173,7 @@ def _peers(tokens: Tensor, matrices: Matrices, count: int) -> dict[str, Callable
         experts.down_proj.data = matrices.values.unflatten(1, (count, size)).transpose(0, 1).contiguous()
 
         def compute(experts: nn.Module = experts) -> Tensor:
-            _, _, use = choose(tokens, matrices.keys, Routing(count, size, used, "sparse"))
+            _, use = choose(tokens, matrices.keys, Routing(count, size, used, "sparse"))
             y: Tensor = experts(tokens, use, torch.ones(use.shape, dtype=tokens.dtype))
             return y
 

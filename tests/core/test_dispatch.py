@@ -173,7 +173,7 @@ def test_the_fastest_way_is_measured_once_for_each_kind(monkeypatch):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 def test_where_gradients_are_recorded_the_way_has_gradients(monkeypatch, dtype):
     monkeypatch.setattr(module, "_fastest", {})
-    only = {name: module._WAYS[name] for name in ("rounded", "local")}
+    only = {name: module._WAYS[name] for name in ("rounded", "batched", "local")}
     monkeypatch.setattr(module, "_WAYS", only)
     x, use, matrices = problem(dtype=dtype)
     sizes = {"num_experts": EXPERTS, "expert_width": WIDTH}
@@ -184,6 +184,41 @@ def test_where_gradients_are_recorded_the_way_has_gradients(monkeypatch, dtype):
     assert list(module._fastest.values())[-1] == "local"
     assert x.grad.isfinite().all()
     assert x.grad.any()
+
+
+def test_shares_have_gradients():
+    x, use, matrices = problem(resident=4)
+    share = torch.rand(len(x), USED, requires_grad=True)
+    sizes = {"num_experts": EXPERTS, "expert_width": WIDTH}
+    found = [
+        torch.autograd.grad(dispatch(x, use, matrices, F.gelu, **sizes, share_TK=share, way=way).sum(), share)
+        for way in ("local", "grouped", "whole")
+    ]
+    for other in found[:2]:
+        torch.testing.assert_close(other, found[2], atol=1e-4, rtol=1e-5)
+
+
+@pytest.mark.parametrize("most", [None, 30])
+@pytest.mark.parametrize("layout", [module._rows_by_numpy, module._rows_by_torch])
+def test_rows_of_an_expert_are_one_after_the_other(layout, most):
+    x, use, matrices = problem()
+    use[use == 5] = EXPERTS  # one expert without tokens, whatever is drawn
+    work = module._Work(x, use, matrices, F.gelu, EXPERTS + 1, WIDTH, None)
+    counts = work.counts()
+    assert counts == [int((use == expert).sum()) for expert in range(EXPERTS + 1)]
+    firsts = [(sum(counts[:i]) if most is None else most * i) for i in range(EXPERTS + 1)]
+    moved = [first - sum(counts[:i]) for i, first in enumerate(firsts)]
+    number = use.numel() if most is None else most * (EXPERTS + 1)
+    rows = layout(use, counts, moved, number)
+    assert len(rows.tokens) == number
+    assert (rows.of_tokens[:, -1] == number).all()
+    for token, (experts, places) in enumerate(zip(use.tolist(), rows.of_tokens.tolist(), strict=True)):
+        for expert, row in zip(experts, places[:-1], strict=True):
+            assert firsts[expert] <= row < firsts[expert] + counts[expert]
+            assert rows.tokens[row] == token
+    same = work.rows(counts, most)
+    assert torch.equal(same.tokens, rows.tokens)
+    assert torch.equal(same.of_tokens, rows.of_tokens)
 
 
 @pytest.mark.parametrize("rows", [1, 2, 15, 16, 17, 31, 33, 100, 1000, 1024, 4097])

@@ -273,7 +273,7 @@ class Experts(ExpertMatrix):
         Returns:
             Numbers of experts `[..., top_k]`, in no order.
         """
-        return choose(x, self._matrices().keys, self.split.routing(), gate=self.gate)[2]
+        return choose(x, self._matrices().keys, self.split.routing(), gate=self.gate)[1]
 
     def extract(self, weights: dict[str, Tensor | None], recurse: Extract) -> nn.Module:
         """Build the narrower layer, or a `RoutedFeedForward` where tokens still choose among experts."""

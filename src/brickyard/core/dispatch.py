@@ -25,7 +25,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable
-from itertools import repeat
+from itertools import accumulate, repeat
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -37,7 +37,7 @@ Way = Literal["local", "rounded", "grouped", "batched", "whole"]
 Activation = Callable[[Tensor], Tensor]
 Product = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 """`F.linear` or another that computes the same of inputs, weight and bias."""
-_ROUNDS = 3  # timings of each way, of which the least counts
+_ROUNDS = 5  # timings of each way, of which the least counts
 _ALIGNMENT = 16  # bytes that the rows of grouped products must be multiples of
 _fastest: dict[tuple[Any, ...], Way] = {}
 
@@ -79,6 +79,18 @@ class Matrices(NamedTuple):
         return hidden if self.gated is None else hidden * product(x, self.gated, self.gated_bias)
 
 
+class _Rows(NamedTuple):
+    """Rows that experts compute, a pair of token and expert each, expert after expert.
+
+    Attributes:
+        tokens: Token of each row `[rows]`; the first one in rows that belong to no pair.
+        of_tokens: Rows of each token `[tokens, used + 1]`, and behind them the number of all rows.
+    """
+
+    tokens: Tensor
+    of_tokens: Tensor
+
+
 class _Work(NamedTuple):
     """What is to be computed, as `dispatch` takes it."""
 
@@ -115,7 +127,7 @@ class _Work(NamedTuple):
     def can_round(self) -> bool:
         """Tell whether oneDNN may compute."""
         dtype, ops = self.tokens.dtype, torch.ops.mkldnn
-        known = self.tokens.is_cpu and torch.backends.mkldnn.is_available() and not torch.is_grad_enabled()
+        known = self.tokens.is_cpu and torch.backends.mkldnn.is_available()
         if not known or not hasattr(ops, "_linear_pointwise"):
             return False
         if dtype == torch.bfloat16:
@@ -140,39 +152,79 @@ class _Work(NamedTuple):
             return self.tokens.new_zeros(len(self.tokens), len(self.matrices.values))
         return rest.repeat(len(self.tokens), 1) if rest.dim() == 1 else rest
 
-    def by_expert(self) -> tuple[Tensor, Tensor]:
-        """Return the places of all pairs, sorted by expert, and how many each expert has."""
-        use_P = self.use.reshape(-1)
-        small = use_P.to(torch.uint8 if self.num_experts <= 256 else torch.int32)  # sorted faster than int64
-        if small.is_cpu:  # numpy sorts bytes by counting
-            order_P = torch.from_numpy(np.argsort(small.numpy(), kind="stable"))
-        else:
-            order_P = small.argsort(stable=True)
-        return order_P, torch.bincount(use_P, minlength=self.num_experts)
+    def counts(self) -> list[int]:
+        """Return how many pairs each expert has."""
+        counts: list[int] = torch.bincount(self.use.reshape(-1), minlength=self.num_experts).tolist()
+        return counts
 
-    def sums(self, results: Tensor, order_P: Tensor, rows_P: Tensor | None = None) -> Tensor:
+    def rows(self, counts: list[int], most: int | None = None) -> _Rows:
+        """Sort the pairs of token and expert by expert.
+
+        Args:
+            counts: How many each expert has.
+            most: Rows of each expert; None for as many as it has pairs.
+        """
+        number = self.use.numel() if most is None else most * self.num_experts
+        starts = accumulate([0, *counts[:-1]])
+        moved = [0 if most is None else most * expert - start for expert, start in enumerate(starts)]
+        small_TK = self.use.to(torch.uint8 if self.num_experts <= 256 else torch.int32)  # quicker to sort
+        return (_rows_by_numpy if small_TK.is_cpu else _rows_by_torch)(small_TK, counts, moved, number)
+
+    def sums(self, results: Tensor, rows: _Rows, *, free: bool = False) -> Tensor:
         """Return for each token the sum of what its experts gave, by their shares, and the rest.
 
         Args:
             results: What experts gave, `[rows, width]`.
-            order_P: Places of the pairs, sorted by expert.
-            rows_P: Their rows in that order; None for one after the other.
+            rows: The rows that they are of.
+            free: Whether there is one row more, which may be written to.
         """
-        rows_P = torch.arange(len(order_P), device=order_P.device) if rows_P is None else rows_P
-        rows_TK = torch.empty_like(order_P).index_copy_(0, order_P, rows_P).view(self.use.shape)
-        y_TD = F.embedding_bag(rows_TK, results, mode="sum", per_sample_weights=self.share)
-        rest = self.rest()
+        rest, share, of_tokens = self.rest(), self.share, rows.of_tokens
+        if free and rest is not None and rest.dim() == 1:  # as one expert more, which saves a pass
+            results[-1] = rest
+            share, rest = None if share is None else F.pad(share, (0, 1), value=1), None
+        else:
+            of_tokens = of_tokens[:, :-1]
+        y_TD = F.embedding_bag(of_tokens, results, mode="sum", per_sample_weights=share)
         return y_TD if rest is None else y_TD.add_(rest)
-
-    def tokens_of(self, order_P: Tensor) -> Tensor:
-        """Return the tokens of pairs."""
-        return order_P.div(self.use.shape[1], rounding_mode="floor")
 
     def gather(self, tokens_P: Tensor) -> Tensor:
         """Return rows of tokens."""
         if torch.is_grad_enabled():
             return self.tokens.index_select(0, tokens_P)
-        return F.embedding(tokens_P, _wide(self.tokens)).view(self.tokens.dtype)
+        return _wide(self.tokens).index_select(0, tokens_P).view(self.tokens.dtype)
+
+
+def _rows_by_numpy(use_TK: Tensor, counts: list[int], moved: list[int], number: int) -> _Rows:
+    """Lay out rows on a processor, where it takes half as long as by torch.
+
+    Args:
+        use_TK: Experts of each token.
+        counts: Pairs of each expert.
+        moved: How far its rows are behind where they would be one after the other.
+        number: Number of rows.
+    """
+    (tokens, used), pairs = use_TK.shape, use_TK.numel()
+    order_P = np.argsort(use_TK.numpy().reshape(-1), kind="stable")  # sorts bytes by counting
+    token_P = order_P // used
+    row_P = np.arange(pairs) + np.repeat(moved, counts)
+    token_R = np.zeros(number, np.int64)
+    token_R[row_P] = token_P
+    rows_TK = np.full((tokens, used + 1), number)
+    rows_TK.reshape(-1)[order_P + token_P] = row_P
+    return _Rows(torch.from_numpy(token_R), torch.from_numpy(rows_TK))
+
+
+def _rows_by_torch(use_TK: Tensor, counts: list[int], moved: list[int], number: int) -> _Rows:
+    """Do the same on any device."""
+    (tokens, used), pairs, device = use_TK.shape, use_TK.numel(), use_TK.device
+    order_P = use_TK.reshape(-1).argsort(stable=True)
+    token_P = order_P // used
+    moved_E, counts_E = torch.tensor([moved, counts], device=device)
+    row_P = torch.arange(pairs, device=device) + moved_E.repeat_interleave(counts_E, output_size=pairs)
+    token_R = order_P.new_zeros(number).index_copy_(0, row_P, token_P)
+    rows_TK = order_P.new_full((tokens, used + 1), number)
+    rows_TK.view(-1).index_copy_(0, order_P + token_P, row_P)
+    return _Rows(token_R, rows_TK)
 
 
 def dispatch(
@@ -225,7 +277,8 @@ def _measure(work: _Work) -> Way:
             torch.cuda.synchronize(work.tokens.device)
         return time.perf_counter() - start
 
-    possible = {"grouped": work.can_group(), "rounded": work.can_round()}
+    plain = not torch.is_grad_enabled()
+    possible = {"grouped": work.can_group(), "rounded": plain and work.can_round(), "batched": plain}
     ways = [way for way in _WAYS if possible.get(way, True)]
     for way in ways:
         seconds(way)
@@ -237,14 +290,16 @@ def _measure(work: _Work) -> Way:
 
 
 def _local(work: _Work) -> Tensor:
-    width, y_TD = work.expert_width, work.start()
-    order_P, counts_E = work.by_expert()
-    share_P1 = None if work.share is None else work.share.reshape(-1, 1).index_select(0, order_P)
-    tokens_P = work.tokens_of(order_P)
-    ends = counts_E.cumsum(0).tolist()
-    for expert, (start, end) in enumerate(zip([0, *ends], ends, strict=False)):
-        if start < end:
-            tokens = tokens_P[start:end]
+    width, y_TD, counts = work.expert_width, work.start(), work.counts()
+    rows, share_P1 = work.rows(counts), None
+    if work.share is not None:
+        share = work.share.reshape(-1, 1)
+        share_P1 = torch.zeros_like(share).index_copy(0, rows.of_tokens[:, :-1].reshape(-1), share)
+    end = 0
+    for expert, count in enumerate(counts):
+        start, end = end, end + count
+        if count:
+            tokens = rows.tokens[start:end]
             own = work.matrices.neurons(expert * width, (expert + 1) * width)
             hidden = own.hidden(work.gather(tokens), work.activation)
             hidden = hidden if share_P1 is None else hidden * share_P1[start:end]
@@ -272,21 +327,18 @@ def _wide(x: Tensor) -> Tensor:
 
 
 def _rounded(work: _Work) -> Tensor:
-    order_P, counts_E = work.by_expert()
-    tokens_P, counts = work.tokens_of(order_P), counts_E.tolist()
-    experts = _apart(work)
-    wide = _wide(work.tokens)
+    counts, experts = work.counts(), _apart(work)
+    rows, wide = work.rows(counts), _wide(work.tokens)
     buffer = wide.new_zeros(_more(max(counts)), wide.shape[1])
-    results_PD = work.tokens.new_empty(len(order_P), len(work.matrices.values))
+    results_PD = work.tokens.new_empty(len(rows.tokens) + 1, len(work.matrices.values))
     end = 0
     for own, count in zip(experts, counts, strict=True):
         start, end = end, end + count
         if count:
-            torch.index_select(wide, 0, tokens_P[start:end], out=buffer[:count])
-            rows = buffer[: _more(count)].view(work.tokens.dtype)
-            hidden = own.hidden(rows, work.activation, _onednn)
-            results_PD[start:end] = _onednn(hidden, own.values)[:count]
-    return work.sums(results_PD, order_P)
+            torch.index_select(wide, 0, rows.tokens[start:end], out=buffer[:count])
+            few = buffer[: _more(count)].view(work.tokens.dtype)
+            results_PD[start:end] = _onednn(own.hidden(few, work.activation, _onednn), own.values)[:count]
+    return work.sums(results_PD, rows, free=True)
 
 
 def _apart(work: _Work) -> list[Matrices]:
@@ -303,8 +355,8 @@ def _apart(work: _Work) -> list[Matrices]:
 
 
 def _grouped(work: _Work) -> Tensor:
-    sizes = (work.num_experts, work.expert_width)
-    order_P, counts_E = work.by_expert()
+    sizes, counts = (work.num_experts, work.expert_width), work.counts()
+    rows, counts_E = work.rows(counts), work.use.new_tensor(counts)
     ends_E = counts_E.cumsum(0).to(torch.int32)
     own = work.matrices.neurons(0, work.num_experts * work.expert_width)
 
@@ -312,22 +364,17 @@ def _grouped(work: _Work) -> Tensor:
         y_PU = F.grouped_mm(x_PD, weight.unflatten(0, sizes).transpose(1, 2), offs=ends_E)
         return y_PU if bias is None else y_PU.add_(bias.view(sizes).repeat_interleave(counts_E, 0))
 
-    hidden_PU = own.hidden(work.gather(work.tokens_of(order_P)), work.activation, first)
+    hidden_PU = own.hidden(work.gather(rows.tokens), work.activation, first)
     values_EUD = own.values.unflatten(1, sizes).permute(1, 2, 0)
-    result_PD = F.grouped_mm(hidden_PU, values_EUD, offs=ends_E)
-    return work.sums(result_PD, order_P)
+    return work.sums(F.grouped_mm(hidden_PU, values_EUD, offs=ends_E), rows)
 
 
 def _batched(work: _Work) -> Tensor:
-    sizes = (work.num_experts, work.expert_width)
-    order_P, counts_E = work.by_expert()
-    most = _more(int(counts_E.max()), 32)
-    if work.num_experts * most > 1.25 * len(order_P):
+    sizes, counts = (work.num_experts, work.expert_width), work.counts()
+    most = _more(max(counts), 64)
+    if work.num_experts * most > 1.25 * work.use.numel():
         return _grouped(work) if work.can_group() else _local(work)
-    firsts_E = most * torch.arange(work.num_experts, device=order_P.device)
-    less_E = firsts_E + counts_E - counts_E.cumsum(0)  # from places of pairs to rows
-    rows_P = torch.arange(len(order_P), device=order_P.device) + less_E.repeat_interleave(counts_E)
-    tokens_R = rows_P.new_zeros(work.num_experts * most).index_copy_(0, rows_P, work.tokens_of(order_P))
+    rows, wide = work.rows(counts, most), _wide(work.tokens)
     own = work.matrices.neurons(0, work.num_experts * work.expert_width)
 
     def first(x_ERD: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -336,10 +383,13 @@ def _batched(work: _Work) -> Tensor:
             return torch.bmm(x_ERD, weight_EDU)
         return torch.baddbmm(bias.view(sizes)[:, None], x_ERD, weight_EDU)
 
-    gathered_ERD = work.gather(tokens_R).unflatten(0, (work.num_experts, most))
-    hidden_ERU = own.hidden(gathered_ERD, work.activation, first)
-    result_ERD = torch.bmm(hidden_ERU, own.values.unflatten(1, sizes).permute(1, 2, 0))
-    return work.sums(result_ERD.flatten(0, 1), order_P, rows_P)
+    buffer = wide.new_empty(len(rows.tokens) + 1, wide.shape[1])
+    torch.index_select(wide, 0, rows.tokens, out=buffer[:-1])
+    results_RD = buffer.view(work.tokens.dtype)
+    x_ERD = results_RD[:-1].unflatten(0, (work.num_experts, most))
+    hidden_ERU = own.hidden(x_ERD, work.activation, first)
+    torch.bmm(hidden_ERU, own.values.unflatten(1, sizes).permute(1, 2, 0), out=x_ERD)  # not needed any more
+    return work.sums(results_RD, rows, free=True)
 
 
 def _whole(work: _Work) -> Tensor:

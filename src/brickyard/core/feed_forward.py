@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -82,7 +83,7 @@ def choose(
     *,
     gate: nn.Module | None = None,
     factor: Tensor | None = None,
-) -> tuple[Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor]:
     """Choose the experts of each token.
 
     Args:
@@ -93,7 +94,7 @@ def choose(
         factor: Factors `[..., experts]`; experts of factor 0 are chosen last.
 
     Returns:
-        Scores of all experts `[..., experts]`, those of the chosen ones `[..., top_k]` and their numbers.
+        Scores of all experts `[..., experts]`, and the numbers of the chosen ones `[..., top_k]`.
     """
     if routing.gate == "learned":
         assert gate is not None
@@ -106,10 +107,8 @@ def choose(
     top_k = min(routing.top_k, routing.num_experts)
     plain = scores.is_cpu and scores.dtype != torch.float64 and not torch.is_grad_enabled() and not _traced()
     if plain and scores.numel() >= _MANY:
-        use = _largest(scores, top_k)
-        return scores, scores.gather(-1, use), use
-    best, use = scores.topk(top_k, dim=-1, sorted=False)
-    return scores, best, use
+        return scores, _largest(scores, top_k)
+    return scores, scores.topk(top_k, dim=-1, sorted=False).indices
 
 
 def _largest(scores: Tensor, count: int) -> Tensor:
@@ -118,19 +117,21 @@ def _largest(scores: Tensor, count: int) -> Tensor:
     Of many short rows numpy's sort of whole numbers takes less than half the time of `topk`.
 
     Args:
-        scores: `[..., number]`, of at most 32 bits each.
+        scores: `[..., number]`, of 16 or 32 bits each; of 16 bits at most 65,536 in a row.
         count: How many.
     """
-    bits = scores.detach().float().numpy().view(np.int32)
-    keys = bits >> 31  # positive floats are ordered as their bits are, negative ones the other way around
-    keys &= 0x7FFFFFFF
-    keys ^= bits
-    places = keys.astype(np.int64)
-    places <<= 32
-    last = scores.shape[-1] - 1
-    places |= np.arange(last, -1, -1)
+    half = scores.element_size() == 2
+    bits = scores.detach().view(torch.int16 if half else torch.int32).numpy()
+    width, last = 16 if half else 32, scores.shape[-1] - 1
+    order = bits >> (width - 1)  # positive floats are ordered as their bits are, negative ones the other way
+    order &= (1 << (width - 1)) - 1
+    order ^= bits
+    places: npt.NDArray[np.signedinteger] = order.astype(np.int32 if half else np.int64)
+    places <<= width
+    places |= np.arange(last, -1, -1, dtype=places.dtype)
     places.sort(axis=-1)
-    return torch.from_numpy(last - (places[..., last + 1 - count :] & 0xFFFFFFFF))
+    largest = places[..., last + 1 - count :]
+    return torch.from_numpy((last - (largest & ((1 << width) - 1))).astype(np.int64, copy=False))
 
 
 def feed_forward(
@@ -162,10 +163,11 @@ def feed_forward(
         factor = gates_BE.to(x.dtype).reshape(len(gates_BE), *[1] * (x.dim() - 2), -1)
     if routing.chooses:
         experts, width, share = routing.num_experts, routing.expert_width, None
-        scores, best, use = choose(x, matrices.keys, routing, gate=gate, factor=factor)
+        scores, use = choose(x, matrices.keys, routing, gate=gate, factor=factor)
         used_each = use.shape[-1]
         if routing.gate == "learned":
-            share = best.softmax(-1).to(x.dtype)  # the same as probabilities of all, brought to a sum of 1
+            # the same as probabilities of all, brought to a sum of 1
+            share = scores.gather(-1, use).softmax(-1).to(x.dtype)
         if routing.mode == "sparse" and factor is None and not _must_be_fixed(x, dropout):
             x_TD, use_TK = x.reshape(-1, x.shape[-1]), use.reshape(-1, used_each)
             y_TD = dispatch(
@@ -178,7 +180,7 @@ def feed_forward(
                 share_TK=None if share is None else share.reshape(-1, used_each),
             )
             return y_TD.reshape(*x.shape[:-1], -1)
-        share = torch.ones_like(best) if share is None else share
+        share = torch.ones_like(use, dtype=scores.dtype) if share is None else share
         used = torch.zeros_like(scores, dtype=share.dtype).scatter(-1, use, share)
         factor = used if factor is None else used * factor
     if factor is not None:
