@@ -153,6 +153,15 @@ def test_tokens_of_any_width_and_layout(way, width, layout, dtype):
     assert float((y - whole).abs().max() / whole.abs().max()) < tolerance
 
 
+@pytest.mark.parametrize("way", ["local", "rounded", "grouped", "batched", "whole", None])
+def test_no_tokens_give_no_results(way):
+    x, _, matrices = problem()
+    use = torch.zeros(0, USED, dtype=torch.long)
+    with torch.no_grad():
+        y = dispatch(x[:0], use, matrices, F.gelu, num_experts=EXPERTS, expert_width=WIDTH, way=way)
+    assert y.shape == (0, 16)
+
+
 def test_the_bias_of_the_second_matrix_is_not_changed():
     x, use, matrices = problem(tokens=1)
     before = matrices.value_bias.clone()
