@@ -134,12 +134,14 @@ def test_experts_that_no_token_uses():
         lambda x: torch.cat([x.new_zeros(1), x.reshape(-1)])[1:].view(x.shape),  # rows begin anywhere
         lambda x: x.t().contiguous().t(),
         lambda x: torch.cat([x, x], 1)[:, : x.shape[1]],
+        lambda x: torch.cat([x, x[:, :1]], 1)[:, :-1],
     ],
-    ids=["behind a row", "behind a number", "transposed", "apart"],
+    ids=["behind a row", "behind a number", "transposed", "apart", "apart by one number"],
 )
+@pytest.mark.parametrize("tokens", [50, 1])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-def test_tokens_of_any_width_and_layout(way, width, layout, dtype):
-    x, use, matrices = problem(dtype=dtype)
+def test_tokens_of_any_width_and_layout(way, width, layout, dtype, tokens):
+    x, use, matrices = problem(dtype=dtype, tokens=tokens)
     x, keys = x[:, :width].contiguous(), matrices.keys[:, :width]
     values, bias = matrices.values[:width], matrices.value_bias[:width]
     matrices = matrices._replace(keys=keys, values=values, value_bias=bias)
@@ -255,6 +257,17 @@ def test_the_fastest_way_is_taken(monkeypatch):
     x, use, matrices = problem()
     dispatch(x, use, matrices, F.gelu, num_experts=EXPERTS, expert_width=WIDTH)
     assert calls[-1] == "quick"
+
+
+@pytest.mark.parametrize("gated", [False, True])
+@pytest.mark.parametrize("transposed", [False, True])
+def test_resident_neurons_that_grouped_products_refuse(monkeypatch, transposed, gated):
+    x, use, matrices = problem(resident=2, transposed=transposed, gated=gated)
+    for way in (None, "batched"):
+        monkeypatch.setattr(module, "_fastest", {})
+        with torch.no_grad():
+            y = dispatch(x, use, matrices, F.gelu, num_experts=EXPERTS, expert_width=WIDTH, way=way)
+        torch.testing.assert_close(y, expected(x, use, matrices), atol=1e-4, rtol=1e-5)
 
 
 def test_sizes_that_grouped_products_refuse_are_left_to_the_others(monkeypatch):

@@ -120,9 +120,11 @@ class _Work(NamedTuple):
 
     def can_group(self) -> bool:
         """Tell whether torch's grouped products take these numbers and sizes."""
-        rows = (self.tokens.shape[1], self.expert_width)
+        keys, _, values, _, gated, _ = self.matrices
+        strides = [max(part.stride()) for part in (keys, values, gated) if part is not None]
+        steps = (self.tokens.shape[1], self.expert_width, *strides)
         known = self.tokens.dtype in (torch.float32, torch.bfloat16, torch.float16)
-        return known and not any(row * self.tokens.element_size() % _ALIGNMENT for row in rows)
+        return known and not any(step * self.tokens.element_size() % _ALIGNMENT for step in steps)
 
     def can_round(self) -> bool:
         """Tell whether oneDNN may compute."""
@@ -323,7 +325,8 @@ def _wide(x: Tensor) -> Tensor:
     """View rows as few wide numbers, which a processor copies faster than many narrow ones."""
     bytes_before, bytes_of_row = (number * x.element_size() for number in (x.storage_offset(), x.shape[-1]))
     even = bytes_before % 8 == 0 and bytes_of_row % 8 == 0
-    return x.view(torch.float64) if x.is_cpu and x.is_contiguous() and even else x
+    close = x.stride() == (x.shape[1], 1)  # also where there is one row alone
+    return x.view(torch.float64) if x.is_cpu and close and even else x
 
 
 def _rounded(work: _Work) -> Tensor:

@@ -29,7 +29,6 @@ Mode = Literal["dense", "masked", "sparse"]
 MODES: tuple[Mode, ...] = ("dense", "masked", "sparse")
 Gate = Literal["keys", "lowest", "learned"]
 GATES: tuple[Gate, ...] = ("keys", "lowest", "learned")
-_MANY = 16_384  # scores, from which on sorting is faster than topk
 
 
 @dataclass(frozen=True)
@@ -94,7 +93,8 @@ def choose(
         factor: Factors `[..., experts]`; experts of factor 0 are chosen last.
 
     Returns:
-        Scores of all experts `[..., experts]`, and the numbers of the chosen ones `[..., top_k]`.
+        Scores of all experts `[..., experts]`, and the numbers of the chosen ones `[..., top_k]`: of equal
+        ones the first, and those whose score is no number before all others.
     """
     if routing.gate == "learned":
         assert gate is not None
@@ -105,33 +105,38 @@ def choose(
     if factor is not None:
         scores = scores.masked_fill(factor == 0, -torch.inf)
     top_k = min(routing.top_k, routing.num_experts)
-    plain = scores.is_cpu and scores.dtype != torch.float64 and not torch.is_grad_enabled() and not _traced()
-    if plain and scores.numel() >= _MANY:
+    if _traced():  # for the operator that exported programs have
+        return scores, scores.topk(top_k, dim=-1, sorted=False).indices
+    plain = type(scores) is Tensor and scores.is_cpu and not torch.is_grad_enabled()
+    if plain and scores.element_size() <= 4:
         return scores, _largest(scores, top_k)
-    return scores, scores.topk(top_k, dim=-1, sorted=False).indices
+    return scores, scores.sort(dim=-1, descending=True, stable=True).indices[..., :top_k]
 
 
 def _largest(scores: Tensor, count: int) -> Tensor:
-    """Return where the largest entries of each row are, of equal ones the first.
+    """Return where the largest entries of each row are, of equal ones the first; NaN is above all.
 
-    Of many short rows numpy's sort of whole numbers takes less than half the time of `topk`.
+    Of many short rows numpy's sort of whole numbers takes less than half the time of torch's.
 
     Args:
         scores: `[..., number]`, of 16 or 32 bits each; of 16 bits at most 65,536 in a row.
         count: How many.
     """
     half = scores.element_size() == 2
-    bits = scores.detach().view(torch.int16 if half else torch.int32).numpy()
+    integer, unsigned = (torch.int16, np.uint16) if half else (torch.int32, np.uint32)
     width, last = 16 if half else 32, scores.shape[-1] - 1
-    order = bits >> (width - 1)  # positive floats are ordered as their bits are, negative ones the other way
-    order &= (1 << (width - 1)) - 1
-    order ^= bits
-    places: npt.NDArray[np.signedinteger] = order.astype(np.int32 if half else np.int64)
+    infinity = int(torch.tensor(torch.inf, dtype=scores.dtype).view(integer))
+    bits = scores.detach().view(integer).numpy()
+    sign = bits >> (width - 1)  # -1 for negative floats, whose bits are ordered the other way around
+    order = bits ^ (sign & ((1 << (width - 1)) - 1))
+    order -= sign  # both zeros are equal
+    order += infinity  # the least is 0 now; what is no number, of either sign, is above infinity
+    places: npt.NDArray[np.unsignedinteger] = order.view(unsigned).astype(np.uint32 if half else np.uint64)
     places <<= width
     places |= np.arange(last, -1, -1, dtype=places.dtype)
     places.sort(axis=-1)
-    largest = places[..., last + 1 - count :]
-    return torch.from_numpy((last - (largest & ((1 << width) - 1))).astype(np.int64, copy=False))
+    largest = places[..., last + 1 - count :] & ((1 << width) - 1)
+    return torch.from_numpy(last - largest.astype(np.int64))
 
 
 def feed_forward(
@@ -179,7 +184,7 @@ def feed_forward(
                 expert_width=width,
                 share_TK=None if share is None else share.reshape(-1, used_each),
             )
-            return y_TD.reshape(*x.shape[:-1], -1)
+            return y_TD.reshape(*x.shape[:-1], y_TD.shape[-1])
         share = torch.ones_like(use, dtype=scores.dtype) if share is None else share
         used = torch.zeros_like(scores, dtype=share.dtype).scatter(-1, use, share)
         factor = used if factor is None else used * factor
