@@ -104,6 +104,38 @@ def test_long_lines_are_cut_to_what_a_model_with_padded_positions_takes(run, tmp
     assert done.exit_code == 0, done.output
 
 
+def test_a_tokenizer_without_padding_is_kept_as_it_was(run, tmp_path):
+    folder = written(tmp_path / "tiny", "Bert")
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    tokenizer.pad_token = None
+    tokenizer.save_pretrained(folder)
+    lines = tmp_path / "lines.txt"
+    lines.write_text("the cat\nthe dog sat\n")
+    more = ("--sample", lines, "--resident", "4", "--experts", "3", "--layers", "1")
+    done = run(*command(folder, tmp_path / "network", *more))
+    assert done.exit_code == 0, done.output
+    assert transformers.AutoTokenizer.from_pretrained(tmp_path / "network").pad_token is None
+    tokenizer.unk_token = None
+    tokenizer.save_pretrained(folder)
+    done = run(*command(folder, tmp_path / "other", *more))
+    assert done.exit_code == 1
+    assert "has no token to pad texts with; set its pad_token" in done.stderr
+    assert not (tmp_path / "other").exists()
+
+
+def test_a_sample_for_an_encoder_with_a_decoder(run, tmp_path):
+    folder = written(tmp_path / "tiny", "Bert")  # its tokenizer
+    sizes = {"d_model": 12, "d_kv": 4, "d_ff": 16, "num_layers": 2, "num_heads": 3}
+    config = transformers.T5Config(vocab_size=len(WORDS), **sizes, decoder_start_token_id=0)
+    transformers.T5ForConditionalGeneration(config).save_pretrained(folder)
+    lines = tmp_path / "lines.txt"
+    lines.write_text("the cat\nthe dog sat\n")
+    more = ("--sample", lines, "--resident", "4", "--experts", "3", "--layers", "all")
+    done = run(*command(folder, tmp_path / "network", *more))
+    assert done.exit_code == 0, done.output
+    assert len(load_modular(tmp_path / "network").experts) == 4
+
+
 @pytest.mark.parametrize(
     ("more", "message"),
     [
@@ -112,6 +144,9 @@ def test_long_lines_are_cut_to_what_a_model_with_padded_positions_takes(run, tmp
         (("--experts", "5"), "cannot be split into 5 experts"),
         (("--resident", "4"), "needs a sample"),
         (("--sample", "nowhere.txt"), "nowhere.txt is not a file; expected lines of text"),
+        (("--sample", __file__), "--sample is read for --resident and --partition coactivation alone"),
+        (("--seed", "-1"), "should be greater than or equal to 0"),
+        (("--layers", "last:²"), "is not allowed for 3 layers"),
     ],
 )
 def test_what_does_not_fit_is_refused_and_nothing_is_written(run, model, tmp_path, more, message):

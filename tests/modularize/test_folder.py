@@ -102,13 +102,31 @@ def test_transformers_reads_the_equal_dense_model(tmp_path):
     assert [part.split.resident for part in load_modular(folder).experts.values()] == [4, 4]
 
 
-def test_learned_gates_come_back(tmp_path):
-    modular = made(gate="learned")
+@pytest.mark.parametrize("kind", KINDS)
+def test_learned_gates_come_back(kind, tmp_path):
+    modular = made(kind, gate="learned")
     for leader in modular.experts.values():
         leader.gate.places.data += torch.randn(4, 256)
     inputs = example_inputs(modular.model)
-    again = load_modular(save_modular(modular, tmp_path / "network"))
+    folder = save_modular(modular, tmp_path / "network")
+    again = load_modular(folder)
     assert torch.equal(output(again.model, inputs), output(modular.model, inputs))
+    assert set(load_file(folder / "gates.safetensors")) == {
+        f"{path}.gate.{name}" for path in modular.experts for name in ("project", "places", "scale")
+    }
+    assert not [name for name in load_file(folder / "model.safetensors") if ".gate." in name]
+
+
+@pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning")  # peft 0.21
+def test_adapters_are_merged_before_a_folder_is_written(tmp_path):
+    peft = pytest.importorskip("peft")
+    modular = made("llama")
+    adapted = peft.get_peft_model(modular.model, peft.LoraConfig(r=2, target_modules=["q_proj"]))
+    with pytest.raises(ModularizeError, match=r"q_proj the first, which no network folder keeps; merge them"):
+        save_modular(modular, tmp_path / "network")
+    assert not list(tmp_path.iterdir())
+    adapted.merge_and_unload()
+    load_modular(save_modular(modular, tmp_path / "network"))
 
 
 def test_the_control_comes_back(tmp_path):

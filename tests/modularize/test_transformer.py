@@ -372,6 +372,21 @@ def test_layers_are_named(layers, found):
         ({"layers": "some"}, "allowed for 3 layers; allowed: all, last:K"),
         ({"layers": [3]}, r"layers = \[3\] names no layers of this model; it has 3, from 0"),
         ({"layers": []}, "names no layers"),
+        ({"layers": "last:²"}, "allowed for 3 layers; allowed: all, last:K"),
+        ({"layers": 1}, "layers = 1 is not allowed; allowed: a list of whole numbers, or a text"),
+        ({"layers": [0.5]}, r"layers = \[0.5\] is not allowed; allowed: a list of whole numbers"),
+        ({"experts": "4"}, "experts = '4' is not allowed; allowed: whole numbers from 1"),
+        ({"experts": 4.0}, "experts = 4.0 is not allowed; allowed: whole numbers from 1"),
+        ({"top_k": 2.0}, "top_k = 2.0 is not allowed; allowed: whole numbers from 1"),
+        ({"top_k": 0}, "top_k = 0 is not allowed; allowed: whole numbers from 1"),
+        ({"resident": -1, "sample": []}, "resident = -1 is not allowed; allowed: whole numbers from 0"),
+        ({"seed": -1}, "seed = -1 is not allowed; allowed: whole numbers from 0"),
+        ({"seed": 2**32}, "seed = 4294967296 is not allowed; allowed: 0 to 4294967295"),
+        ({"sample": [{}]}, "partition = 'kmeans' without resident neurons reads no sample"),
+        (
+            {"partition": "coactivation", "sample": [{"attention_mask": torch.ones(1, 3)}]},
+            "BertModel does not run on a sample of attention_mask: .* give each run all arguments",
+        ),
     ],
 )
 def test_what_does_not_fit_is_refused_before_anything_changes(settings, message):
@@ -382,6 +397,17 @@ def test_what_does_not_fit_is_refused_before_anything_changes(settings, message)
         experts(model, **settings)
     assert list(model.modules()) == modules
     assert all(torch.equal(values[name], value) for name, value in model.state_dict().items())
+
+
+def test_a_model_with_experts_is_not_split_again():
+    model = tiny("bert")
+    modular = experts(model, layers=[0])
+    with pytest.raises(ModularizeError, match=r"has experts already, encoder\.layer\.0\..* revert it before"):
+        experts(model, layers=[1])
+    modular.revert()
+    with pytest.raises(ModularizeError, match="dense again, without modes"):
+        modular.use("sparse")
+    assert len(experts(model, layers=[1]).experts) == 1
 
 
 def test_a_layer_that_cannot_be_split_is_named_with_the_reason():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import warnings
 from importlib.util import find_spec
@@ -58,7 +59,7 @@ def modularize_experts(
             "128 tokens of each count.",
         ),
     ] = None,
-    seed: Annotated[int, typer.Option(metavar="N", help="Seed of the partition.")] = 0,
+    seed: Annotated[int, typer.Option(metavar="N", min=0, max=2**32 - 1, help="Seed of the partition.")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print a record instead of lines.")] = False,
 ) -> None:
     """Split the feed-forward networks of a trained transformer into experts; weights are kept.
@@ -89,8 +90,12 @@ def modularize_experts(
         "resident": resident,
         "seed": seed,
     }
+    if lines is not None and not resident and partition != "coactivation":
+        raise DataError("--sample is read for --resident and --partition coactivation alone; leave it out")
     most = min(_MOST_TOKENS, token_limit(dense) or _MOST_TOKENS)
     batches = None if lines is None else _batches(lines, processor, model, most=most)
+    if batches is not None and dense.config.is_encoder_decoder:
+        batches = [{**batch, "decoder_input_ids": batch["input_ids"]} for batch in batches]
     with warnings.catch_warnings(record=True) as caught:
         modular = modularize_transformer(dense, **settings, sample=batches)
     for text in dict.fromkeys(str(one.message) for one in caught):
@@ -125,7 +130,10 @@ def _batches(lines: list[str], processor: Any, model: str, *, most: int) -> list
     if processor is None or not hasattr(processor, "convert_tokens_to_ids"):
         raise DataError(f"{model} comes without a tokenizer, so --sample cannot be read; leave it out")
     if processor.pad_token is None:
-        processor.pad_token = processor.eos_token
+        processor = copy.deepcopy(processor)  # what is written beside the network stays as it was
+        processor.pad_token = processor.eos_token or processor.unk_token
+    if processor.pad_token is None:
+        raise DataError(f"the tokenizer of {model} has no token to pad texts with; set its pad_token")
     how = {"padding": True, "truncation": True, "max_length": most, "return_tensors": "pt"}
     starts = range(0, len(lines), _BATCH)
     return [dict(processor(lines[start : start + _BATCH], **how)) for start in starts]

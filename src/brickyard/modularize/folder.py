@@ -2,7 +2,7 @@
 
 Such a network folder is a folder of `transformers` as well, which loads it as the equal dense model: its
 `config.json` and `model.safetensors` are written by that library. `network.json` says which experts there
-are, `orders.safetensors` which neuron stood where in the original.
+are, `orders.safetensors` which neuron stood where in the original; `gates.safetensors` holds learned gates.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Annotated, Any, Literal, Self, TypeVar
 import torch
 from huggingface_hub import try_to_load_from_cache
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, model_validator
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import nn
 
@@ -28,7 +28,7 @@ from brickyard.core.feed_forward import Gate, Mode
 from brickyard.core.files import new_folder, read_json, read_manifest, write_bytes, write_json, write_manifest
 from brickyard.modularize.conversion import Converted, convert_
 from brickyard.modularize.intake import Inputs, example_inputs, find_anatomy
-from brickyard.modularize.transformer import ModularTransformer, network_of
+from brickyard.modularize.transformer import ModularTransformer, adapters, network_of
 
 FORMAT_VERSION = 1  # that of all network folders
 _VOCABULARIES = (
@@ -214,11 +214,16 @@ def save_modular(
 
     Raises:
         ArtifactError: The folder is taken, or the model is none of transformers.
-        ModularizeError: The model is dense again.
+        ModularizeError: The model is dense again, or has adapters.
     """
     model: Any = modular.model
     if not modular.experts:
         raise ModularizeError("this model is dense again; save it as any other")
+    if adapted := adapters(model):
+        raise ModularizeError(
+            f"{len(adapted)} parts of this model have adapters, {adapted[0]} the first, which no network "
+            "folder keeps; merge them before (merge_and_unload)"
+        )
     if not callable(getattr(model, "save_pretrained", None)) or not hasattr(model, "config"):
         raise ArtifactError(
             f"a {type(model).__name__} is no model of transformers, so a folder could not be read back; keep "
@@ -240,8 +245,14 @@ def save_modular(
         }
         for path, experts in modular.experts.items()
     ]
+    gates = {
+        f"{path}.gate.{name}": weight
+        for path, experts in modular.experts.items()
+        if experts.gate is not None
+        for name, weight in experts.gate.state_dict().items()
+    }
     with new_folder(target) as place:
-        model.save_pretrained(place)
+        _save_model(model, gates, place)
         if processor is not None:
             processor.save_pretrained(place)
         write_json(
@@ -257,8 +268,19 @@ def save_modular(
             },
         )
         write_bytes(place / "orders.safetensors", save(modular.orders()))
+        if gates:
+            write_bytes(place / "gates.safetensors", save(gates))
         write_manifest(place, format_version=FORMAT_VERSION, kind="network", fields={"name": target.name})
     return target
+
+
+def _save_model(model: Any, gates: Mapping[str, torch.Tensor], place: Path) -> None:
+    """Write a model by transformers, without the gates, for which that library has no names."""
+    if gates:
+        state = {name: weight for name, weight in model.state_dict().items() if name not in gates}
+        model.save_pretrained(place, state_dict=state)
+    else:
+        model.save_pretrained(place)
 
 
 def load_modular(folder: str | Path, *, inputs: Inputs | None = None) -> ModularTransformer:
@@ -366,13 +388,13 @@ def _convert(
 
 
 def _gate(split: ExpertSplit, keys: str, path: Path) -> ExpertGate:
-    """Return a learned gate with the weights that the folder keeps beside those of the layer."""
-    start = f"{keys}.gate."
-    state: dict[str, torch.Tensor] = {}
-    for file in sorted(path.glob("model*.safetensors")):
-        with safe_open(file, "pt") as weights:
-            names = [name for name in weights.keys() if name.startswith(start)]  # noqa: SIM118
-            state |= {name.removeprefix(start): weights.get_tensor(name) for name in names}
+    """Return a learned gate with the weights that the folder keeps."""
+    start, file = f"{keys}.gate.", path / "gates.safetensors"
+    try:
+        weights = load_file(file) if file.is_file() else {}
+    except (SafetensorError, OSError) as error:
+        raise ArtifactError(f"{file} cannot be read: {error}; {_AGAIN}") from None
+    state = {name.removeprefix(start): weight for name, weight in weights.items() if name.startswith(start)}
     if "project" not in state:
         raise ArtifactError(f"{path} lacks the weights of the gate of {keys}")
     try:

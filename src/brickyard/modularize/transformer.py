@@ -36,6 +36,7 @@ from brickyard.modularize.text_encoder import at_rest
 _WIDTHS = ("intermediate_size", "n_inner", "ffn_dim", "d_ff")  # what configs name the number of neurons
 _SAMPLE_TOKENS = 8192  # most tokens of a sample that activity is kept of
 _TOLERANCE = 1e-4  # most that outputs may differ by, as a share of the largest
+_MAX_SEED = 2**32 - 1  # that scikit-learn takes
 _STEPS = 16  # the same for numbers of low precision, in steps of the numbers at 1
 
 
@@ -67,10 +68,12 @@ class ModularTransformer:
                 alone. `sparse`: the same, computing nothing else, where no gradients are recorded.
 
         Raises:
-            ModularizeError: Unknown mode.
+            ModularizeError: Unknown mode, or the model is dense again.
         """
         if mode not in MODES:
             raise ModularizeError(f"mode = {mode!r} is unknown; known: {', '.join(MODES)}")
+        if not self.experts:
+            raise ModularizeError("this model is dense again, without modes; modularize it anew for experts")
         for experts in self.experts.values():
             experts.split.mode = mode
 
@@ -167,9 +170,9 @@ def modularize_transformer(
             that agree least, a control; `learned`, by a gate with weights of its own (named
             `<decision>.gate`) that train with the model and multiply results, the paper's ablation.
         inputs: Arguments by name of one run of the model, by which its parts are found; None to make some up.
-        sample: Arguments by name of runs, for `coactivation` and `resident`; tokens that an `attention_mask`
-            hides do not count.
-        seed: Seed of the partition.
+        sample: Arguments by name of runs, for `coactivation` and `resident` alone; tokens that an
+            `attention_mask` hides do not count.
+        seed: Seed of the partition, 0 to 4,294,967,295.
         cache: Whether to read and keep partitions in the user's cache folder.
 
     Returns:
@@ -185,15 +188,25 @@ def modularize_transformer(
         >>> train(model)
         >>> modular.revert()
     """
-    if not 1 <= top_k <= experts:
-        raise ModularizeError(f"top_k = {top_k} is not allowed; allowed: 1 to experts = {experts}")
+    _check_settings(experts, top_k, layers, resident, seed)
     if partition not in PARTITIONS:
         raise ModularizeError(f"partition = {partition!r} is unknown; known: {', '.join(PARTITIONS)}")
     if gate not in GATES:
         raise ModularizeError(f"gate = {gate!r} is unknown; known: {', '.join(GATES)}")
-    if sample is None and (resident or partition == "coactivation"):
+    needs = bool(resident) or partition == "coactivation"
+    if needs and sample is None:
         what = f"resident = {resident}" if resident else "partition = 'coactivation'"
         raise ModularizeError(f"{what} needs a sample of inputs; give sample=[inputs, ...]")
+    if sample is not None and not needs:
+        raise ModularizeError(
+            f"partition = {partition!r} without resident neurons reads no sample; leave the sample out, or "
+            "choose partition = 'coactivation' or resident neurons"
+        )
+    if present := [path for path, part in model.named_modules() if isinstance(part, Experts)]:
+        raise ModularizeError(
+            f"this {type(model).__name__} has experts already, {present[0]} the first; revert it before, and "
+            "name all layers at once"
+        )
     inputs = example_inputs(model) if inputs is None else inputs
     anatomy = find_anatomy(model, inputs)
     parts = _chosen(model, anatomy, layers)
@@ -203,7 +216,6 @@ def modularize_transformer(
                 f"{part.keys} has {part.neurons} neurons, {resident} of them resident; the others cannot be "
                 f"split into {experts} experts of equal size; choose a number that divides them"
             )
-    needs = resident or partition == "coactivation"
     active = active_neurons(model, parts, sample or ()) if needs else {}
     before = _output(model, inputs)
     converted: list[Converted] = []
@@ -241,6 +253,24 @@ def modularize_transformer(
     return modular
 
 
+def _check_settings(experts: Any, top_k: Any, layers: Any, resident: Any, seed: Any) -> None:
+    """Refuse numbers that are none, or out of range."""
+    settings = {"experts": (experts, 1), "top_k": (top_k, 1), "resident": (resident, 0), "seed": (seed, 0)}
+    for name, (value, least) in settings.items():
+        if type(value) is not int or value < least:
+            raise ModularizeError(f"{name} = {value!r} is not allowed; allowed: whole numbers from {least}")
+    if top_k > experts:
+        raise ModularizeError(f"top_k = {top_k} is not allowed; allowed: 1 to experts = {experts}")
+    if seed > _MAX_SEED:
+        raise ModularizeError(f"seed = {seed} is not allowed; allowed: 0 to {_MAX_SEED}")
+    named = isinstance(layers, str)
+    if not named and not (isinstance(layers, Sequence) and all(type(number) is int for number in layers)):
+        raise ModularizeError(
+            f"layers = {layers!r} is not allowed; allowed: a list of whole numbers, or a text: all, last:K, "
+            "last-even:K, or numbers with commas between"
+        )
+
+
 def _tell_width_(plain: Any, neurons: int) -> None:
     """Let the config of a model of transformers tell how many neurons its feed-forward networks have."""
     if hasattr(plain, "config"):
@@ -271,10 +301,14 @@ def _chosen(model: nn.Module, anatomy: Anatomy, layers: str | Sequence[int]) -> 
     return parts
 
 
+def adapters(model: nn.Module) -> list[str]:
+    """Return the paths of the parts of a model that have adapters of peft."""
+    return [path for path, part in model.named_modules() if "base_layer" in part._modules]
+
+
 def _why_none(model: nn.Module, anatomy: Anatomy, start: str) -> str:
     """Return why no feed-forward network is found at paths of this start."""
-    adapted = [path for path, part in model.named_modules() if "base_layer" in part._modules]  # by peft
-    adapted = [path for path in adapted if path.startswith(start)]
+    adapted = [path for path in adapters(model) if path.startswith(start)]
     inside = [part for part in anatomy.whole if part.layers[0].startswith(start)]
     inside = [part for part in inside if not part.layers[0].startswith(tuple(f"{path}." for path in adapted))]
     if inside:
@@ -297,7 +331,7 @@ def _numbers(layers: str | Sequence[int], count: int) -> list[int]:
     known = {"last": list(range(count)), "last-even": list(range(0, count, 2))}
     if layers == "all":
         return list(range(count))
-    if kind in known and last.isdigit() and 1 <= int(last) <= len(known[kind]):
+    if kind in known and last.isdecimal() and 1 <= int(last) <= len(known[kind]):
         return known[kind][-int(last) :]
     try:
         return sorted({int(part) for part in layers.split(",")})
@@ -355,7 +389,7 @@ def active_neurons(
         sample: Arguments by name of runs; tokens that an `attention_mask` leaves out do not count.
 
     Raises:
-        ModularizeError: The sample has no tokens.
+        ModularizeError: The sample has no tokens, or the model does not run on it.
     """
     kept: dict[str, list[Tensor]] = {part.activation: [] for part in parts}
     real: Tensor | None = None
@@ -375,7 +409,13 @@ def active_neurons(
         with at_rest(model):
             for inputs in sample:
                 real = inputs.get("attention_mask")
-                model(**inputs)
+                try:
+                    model(**inputs)
+                except (RuntimeError, TypeError, ValueError, IndexError) as error:
+                    raise ModularizeError(
+                        f"{type(model).__name__} does not run on a sample of {', '.join(inputs)}: {error}; "
+                        "give each run all arguments that the model needs"
+                    ) from error
                 tokens = min(sum(len(rows) for rows in found) for found in kept.values())
                 if tokens >= _SAMPLE_TOKENS:
                     break
