@@ -3,9 +3,10 @@
     python benchmarks/dispatch.py                  everything; some minutes
     python benchmarks/dispatch.py --quick --json   a minute: one seed, few rounds
 
-4,096 random tokens, a quarter of the experts for each. Every number is a row of a CSV file below
-benchmarks/results: the least time of some rounds in which all methods take turns, in an order that is drawn
-anew for each, over that of the dense network in the same rounds. Wall time, so the machine should be idle.
+4,096 random tokens (fewer in section `short`), a quarter of the experts for each. Every number is a row of a
+CSV file below benchmarks/results: the least time of some rounds in which all methods take turns, in an order
+that is drawn anew for each, over that of the dense network in the same rounds. Wall time, so the machine
+should be idle.
 The C library is told to keep what is freed: else it depends on its history whether a call waits for pages,
 which alone takes up to half its time.
 """
@@ -28,8 +29,9 @@ from brickyard.core import dispatch
 from brickyard.core.dispatch import Matrices
 from brickyard.core.feed_forward import Routing, choose, feed_forward
 
-SECTIONS = ("experts", "transformers")
+SECTIONS = ("experts", "short", "transformers")
 TOKENS, SHARE = 4096, 4  # one in SHARE experts is used
+FEW_TOKENS = (1, 16, 128, 512)
 SIZES = ((384, 1536), (768, 3072))
 COUNTS = (16, 64)
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
@@ -114,14 +116,16 @@ def _times(methods: dict[str, Callable[[], Tensor]], rounds: int) -> dict[str, f
     return least
 
 
-def _draw(width: int, neurons: int, precision: str, seed: int, *, gated: bool) -> tuple[Tensor, Matrices]:
+def _draw(
+    width: int, neurons: int, precision: str, seed: int, *, gated: bool, number: int = TOKENS
+) -> tuple[Tensor, Matrices]:
     """Return tokens and a network; a gated one has no biases, as in Mixtral."""
     generator = torch.Generator().manual_seed(seed)
 
     def draw(*shape: int) -> Tensor:
         return (torch.randn(*shape, generator=generator) / shape[-1] ** 0.5).to(PRECISIONS[precision])
 
-    tokens = draw(TOKENS, width) * width**0.5
+    tokens = draw(number, width) * width**0.5
     keys, values = draw(neurons, width), draw(width, neurons)
     if gated:
         return tokens, Matrices(keys, None, values, None, draw(neurons, width), None)
@@ -182,38 +186,63 @@ def _peers(tokens: Tensor, matrices: Matrices, count: int) -> dict[str, Callable
 
 
 def _measure(ledger: Ledger, section: str, arguments: argparse.Namespace) -> None:
-    gated = section == "transformers"
-    rounds = 4 if arguments.quick else 16
     for seed in arguments.seeds[:1] if arguments.quick else arguments.seeds:
         for precision in PRECISIONS:
             for width, neurons in SIZES:
-                tokens, matrices = _draw(width, neurons, precision, seed, gated=gated)
-                for count in COUNTS:
-                    act = nn.SiLU() if gated else nn.GELU()
-                    methods = _own(tokens, matrices, act, count)
-                    if gated:
-                        methods |= _peers(tokens, matrices, count)
-                    with torch.inference_mode():
-                        _agree(methods)
-                    dispatch._fastest.clear()  # each setting is measured anew
-                    times = _times(methods, rounds)
-                    [way] = dispatch._fastest.values()
-                    for name, seconds in times.items():
-                        ledger.add(
+                for number in FEW_TOKENS if section == "short" else (TOKENS,):
+                    gated = section == "transformers"
+                    drawn = _draw(width, neurons, precision, seed, gated=gated, number=number)
+                    for count in COUNTS:
+                        _measure_one(
+                            ledger,
                             section,
-                            name,
-                            RATIO,
-                            seconds / times["dense"],
-                            group=f"{precision} {width}x{neurons}",
-                            limit=f"n{count}",
-                            seed=seed,
-                            count=rounds,
+                            drawn,
+                            count=count,
                             precision=precision,
-                            note=f"{precision} {width} n{count} computes {way}" if name == OURS else "",
+                            seed=seed,
+                            quick=arguments.quick,
                         )
-                    shown = ", ".join(f"{name} {value / times['dense']:.2f}" for name, value in times.items())
-                    dense_ms = 1e3 * times["dense"]
-                    say(f"{section} {precision} {width} n{count} ({way}): {dense_ms:.1f} ms, {shown}")
+
+
+def _measure_one(
+    ledger: Ledger,
+    section: str,
+    drawn: tuple[Tensor, Matrices],
+    *,
+    count: int,
+    precision: str,
+    seed: int,
+    quick: bool,
+) -> None:
+    """Measure one network with so many experts, and add its rows."""
+    tokens, matrices = drawn
+    gated, few = section == "transformers", section == "short"
+    methods = _own(tokens, matrices, nn.SiLU() if gated else nn.GELU(), count)
+    if gated:
+        methods |= _peers(tokens, matrices, count)
+    with torch.inference_mode():
+        _agree(methods)
+    dispatch._fastest.clear()  # each setting is measured anew
+    rounds = (4 if quick else 16) * (4 if few else 1)
+    times = _times(methods, rounds)
+    [way] = dispatch._fastest.values()
+    neurons, width = matrices.keys.shape
+    limit = f"n{count} {len(tokens)} tokens" if few else f"n{count}"
+    for name, seconds in times.items():
+        ledger.add(
+            section,
+            name,
+            RATIO,
+            seconds / times["dense"],
+            group=f"{precision} {width}x{neurons}",
+            limit=limit,
+            seed=seed,
+            count=rounds,
+            precision=precision,
+            note=f"{precision} {width} {limit} computes {way}" if name == OURS else "",
+        )
+    shown = ", ".join(f"{name} {value / times['dense']:.2f}" for name, value in times.items())
+    say(f"{section} {precision} {width} {limit} ({way}): {1e3 * times['dense']:.1f} ms, {shown}")
 
 
 def _agree(methods: dict[str, Callable[[], Tensor]]) -> None:

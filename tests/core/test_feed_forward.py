@@ -1,10 +1,13 @@
 """Tokens use the experts whose keys agree with them most, in every mode alike."""
 
+import gc
+
 import pytest
 import torch
 from torch import nn
 
 from brickyard.core import dispatch as dispatching
+from brickyard.core import feed_forward as module
 from brickyard.core.dispatch import Matrices
 from brickyard.core.feed_forward import (
     CosineGate,
@@ -152,6 +155,49 @@ def test_a_network_on_its_own_computes_the_same():
     expected = feed_forward(x, matrices_of(*parts, transposed=False), ACT, routing)
     assert torch.equal(alone(x), expected)
     assert len(alone.state_dict()) == 6
+
+
+@pytest.mark.parametrize("without", [torch.no_grad, torch.inference_mode])
+@pytest.mark.parametrize("transposed", [False, True])
+def test_for_few_tokens_mean_keys_are_kept_until_weights_change(monkeypatch, transposed, without):
+    computed = []
+    means = module._means
+    monkeypatch.setattr(module, "_means", lambda keys: computed.append(keys.shape) or means(keys))
+    weight = nn.Parameter(torch.randn(5, 12) if transposed else torch.randn(12, 5))
+    x, before = torch.randn(2, 5), len(module._kept)
+
+    def scores(weight, experts=4):
+        with without():
+            keys = weight.t() if transposed else weight
+            found = expert_scores(x, keys, num_experts=experts, expert_width=12 // experts)
+        expected = (x @ keys.t()).unflatten(1, (experts, -1)).mean(-1)
+        torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+        return len(computed)
+
+    assert [scores(weight), scores(weight), scores(weight)] == [1, 1, 1]
+    assert [scores(weight, 3), scores(weight, 3)] == [2, 2]
+    with torch.no_grad():
+        weight[0, 3] += 1
+    assert [scores(weight, 3), scores(weight, 3)] == [3, 3]
+    weight.data += 1  # torch does not count this
+    assert [scores(weight, 3), scores(weight, 3)] == [4, 4]
+    weight.data = torch.randn_like(weight)
+    assert [scores(weight, 3), scores(weight, 3)] == [5, 5]
+    assert len(module._kept) == before + 1
+    del weight
+    gc.collect()
+    assert len(module._kept) == before
+
+
+def test_mean_keys_are_computed_anew_for_gradients_many_tokens_and_weights_that_torch_does_not_count():
+    before = len(module._kept)
+    keys = torch.randn(12, 5)
+    expert_scores(torch.randn(2, 5), keys, num_experts=4, expert_width=3)
+    with torch.no_grad():
+        expert_scores(torch.randn(100, 5), keys, num_experts=4, expert_width=3)
+    with torch.inference_mode():
+        expert_scores(torch.randn(2, 5), torch.randn(12, 5), num_experts=4, expert_width=3)
+    assert len(module._kept) == before
 
 
 @pytest.mark.parametrize("gradients", [False, True])

@@ -22,6 +22,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.weak import WeakIdKeyDictionary
 
 from brickyard.core.dispatch import Activation, Matrices, dispatch, masked
 
@@ -29,6 +30,8 @@ Mode = Literal["dense", "masked", "sparse"]
 MODES: tuple[Mode, ...] = ("dense", "masked", "sparse")
 Gate = Literal["keys", "lowest", "learned"]
 GATES: tuple[Gate, ...] = ("keys", "lowest", "learned")
+_FEW_TOKENS = 64
+_kept = WeakIdKeyDictionary()  # by weight, how it was, its first keys and the mean keys
 
 
 @dataclass(frozen=True)
@@ -70,9 +73,37 @@ def expert_scores(x: Tensor, keys_FD: Tensor, *, num_experts: int, expert_width:
     Returns:
         `[..., experts]`, without gradient.
     """
+    few = _few(x)
     with torch.no_grad():
         own_EUD = keys_FD[: num_experts * expert_width].unflatten(0, (num_experts, expert_width))
-        return F.linear(x, own_EUD.sum(1) / expert_width)  # torch's mean is slow in bfloat16
+        return F.linear(x, _kept_means(own_EUD) if few else _means(own_EUD))
+
+
+def _few(x: Tensor) -> bool:
+    """Tell whether to mean all keys would take long beside the few tokens `[..., width]` that ask for it."""
+    plain = type(x) is Tensor and not torch.is_grad_enabled() and not _traced()
+    return plain and x.numel() <= _FEW_TOKENS * x.shape[-1]
+
+
+def _means(keys_EUD: Tensor) -> Tensor:
+    return keys_EUD.sum(1) / keys_EUD.shape[1]  # torch's mean is slow in bfloat16
+
+
+def _kept_means(keys_EUD: Tensor) -> Tensor:
+    """Return the mean keys `[experts, width]`, from the last call if weights are what they were then.
+
+    Changes that torch counts are noticed by their number, others (through `.data`) by the first keys.
+    """
+    if keys_EUD.is_inference():  # torch does not count their changes
+        return _means(keys_EUD)
+    weight = keys_EUD if keys_EUD._base is None else keys_EUD._base
+    seen = (weight._version, keys_EUD.data_ptr(), keys_EUD.shape, keys_EUD.stride())
+    first_ED = keys_EUD[:, 0]
+    if weight in _kept and _kept[weight][0] == seen and torch.equal(_kept[weight][1], first_ED):
+        return _kept[weight][2]
+    means_ED = _means(keys_EUD)
+    _kept[weight] = (seen, first_ED.clone(), means_ED)
+    return means_ED
 
 
 def choose(
