@@ -67,12 +67,18 @@ def evaluate(
         ),
     ] = "heldout",
     pictures: Annotated[
-        int, typer.Option(metavar="N", min=2, help="Number of scenes that are drawn for `geometry`.")
-    ] = 2000,
+        int | None,
+        typer.Option(
+            metavar="N", min=2, help="Number of scenes that are drawn for `geometry`. Default: 2,000."
+        ),
+    ] = None,
     seed: Annotated[
-        int,
-        typer.Option(metavar="N", help="Seed of the scenes, and of the part held out: that of the training."),
-    ] = 0,
+        int | None,
+        typer.Option(
+            metavar="N",
+            help="Seed of the scenes, and of the part held out: that of the training. Default: 0.",
+        ),
+    ] = None,
     threads: Annotated[int, typer.Option(metavar="N", min=1, help="Threads of the runtime.")] = 1,
     out: Annotated[
         Path | None,
@@ -93,7 +99,7 @@ def evaluate(
     from brickyard.factory.records import METRIC_NAMES
     from brickyard.factory.text_model import text_job
 
-    shared: dict[str, Any] = {"part": part, "seed": seed, "threads": threads}
+    shared: dict[str, Any] = {"part": part, "seed": seed or 0, "threads": threads}
     names = tuple(name.strip() for name in attributes.split(",") if name.strip())
     of_texts: dict[str, Any] = {
         "text": text,
@@ -114,6 +120,7 @@ def evaluate(
         )
     if has_exits(model_folder):
         given = {**of_texts, **of_pictures, "attributes": names or None, "label": label}
+        given |= {"pictures": pictures, "seed": seed}
         for name, value in given.items():
             if value is not None:
                 raise typer.BadParameter(
@@ -128,6 +135,8 @@ def evaluate(
     if reads_texts:
         from brickyard.factory.text_evaluate import evaluate_text_model
 
+        if pictures is not None:
+            raise typer.BadParameter("this model reads texts; leave the option out", param_hint="--pictures")
         others: dict[str, Any] = {"attributes": names or None, **of_pictures}
         with Meter() as meter:
             result = evaluate_text_model(
@@ -146,7 +155,7 @@ def evaluate(
             data,
             attributes=names,
             label=label,
-            pictures=pictures,
+            pictures=pictures or 2000,
             **shared,
             **of_pictures,
         )
@@ -168,9 +177,12 @@ def evaluate(
 def _exits(folder: Path, file: Path, *, part: str, threads: int, out: Path | None, json: bool) -> None:
     """Measure each exit of an encoder on pairs."""
     from brickyard.data.code_pairs import read_code_pairs
+    from brickyard.factory.exit_records import EXITS_FILE
     from brickyard.factory.exit_table import evaluate_exits
     from brickyard.modularize import load_exits
 
+    if out is not None and (out / EXITS_FILE).exists():
+        raise ArtifactError(f"{out / EXITS_FILE} already exists; choose another folder or remove it first")
     found = read_code_pairs(file)
     pairs = [(pair.query, pair.document) for pair in found if part == "all" or pair.split == "heldout"]
     if not pairs:

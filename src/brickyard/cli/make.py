@@ -109,8 +109,13 @@ def make(
         ),
     ] = None,
     jobs: Annotated[
-        int, typer.Option(metavar="N", min=1, help="Lines of --requests that are worked on at the same time.")
-    ] = 1,
+        int | None,
+        typer.Option(
+            metavar="N",
+            min=1,
+            help="Lines of --requests that are worked on at the same time. Default: 1.",
+        ),
+    ] = None,
     out: Annotated[
         Path | None,
         typer.Option(
@@ -124,8 +129,9 @@ def make(
         ),
     ] = None,
     seed: Annotated[
-        int, typer.Option(metavar="N", help="Seed of the candidates and of the scenes for quality.")
-    ] = 0,
+        int | None,
+        typer.Option(metavar="N", help="Seed of the candidates and of the scenes for quality. Default: 0."),
+    ] = None,
     decode: Annotated[
         Literal["inside", "outside"] | None,
         typer.Option(
@@ -176,6 +182,7 @@ def make(
         )
     if from_front is not None:
         others = {"task": task, "device": device, "requests": requests, "threads": threads}
+        others |= {"jobs": jobs, "seed": seed}
         if measure_memory:
             others["measure_memory"] = True
         _refuse_others({**others, **limits, **decoding})
@@ -184,7 +191,7 @@ def make(
     from brickyard.factory.exit_records import has_exits
 
     if has_exits(factory):
-        others = {"task": task, "requests": requests, **decoding}
+        others = {"task": task, "requests": requests, "jobs": jobs, "seed": seed, **decoding}
         others |= {"format": None if format == "onnx" else format, "measure_memory": measure_memory or None}
         for name, value in others.items():
             if value is not None:
@@ -205,11 +212,12 @@ def make(
                 "tasks and limits stand in the file; leave their options and --measure-memory out",
                 param_hint="--requests",
             )
-        defaults = {"device": device, "format": format, "seed": seed}
-        _make_all(
-            Factory.load(factory), requests, defaults, out=out, threads=threads or 1, jobs=jobs, json=json
-        )
+        defaults = {"device": device, "format": format, "seed": seed or 0}
+        loaded, at_once = Factory.load(factory), jobs or 1
+        _make_all(loaded, requests, defaults, out=out, threads=threads or 1, jobs=at_once, json=json)
         return
+    if jobs is not None:
+        raise typer.BadParameter("it is for --requests; leave it out", param_hint="--jobs")
     budget = Budget(**limits)
     loaded = Factory.load(factory)
     try:
@@ -221,7 +229,7 @@ def make(
                 format=format,
                 out=out,
                 threads=threads or 1,
-                seed=seed,
+                seed=seed or 0,
                 **decoding,
                 measure_memory=measure_memory,
                 progress=lambda done, total, text: meter("profile", done, total, text),

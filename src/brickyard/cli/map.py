@@ -55,9 +55,13 @@ def map(
         ),
     ] = 0,
     partition: Annotated[
-        Literal["kmeans", "coactivation", "random", "sequential"],
-        typer.Option(help="What neurons of an expert have in common: keys, activity, or nothing."),
-    ] = "kmeans",
+        Literal["kmeans", "coactivation", "random", "sequential"] | None,
+        typer.Option(
+            help="What neurons of one of --experts have in common: keys, activity, or nothing. Default: "
+            "kmeans.",
+            show_default=False,
+        ),
+    ] = None,
     control: Annotated[
         bool, typer.Option(help="Map the same model with untrained weights too, for comparison.")
     ] = True,
@@ -84,6 +88,9 @@ def map(
     need_libraries()
     if out.exists():
         raise ArtifactError(f"{out} already exists; choose another folder or remove it first")
+    if partition is not None and not experts:
+        raise typer.BadParameter("it is for --experts; leave it out", param_hint="--partition")
+    partition = partition or "kmeans"
     from brickyard.cli.talk import Meter
     from brickyard.core.files import new_folder, write_json, write_text
     from brickyard.data.functions import load_functions

@@ -11,6 +11,8 @@ import typer
 from brickyard.cli.map import need_libraries, texts_digest
 from brickyard.core.errors import ArtifactError, DataError
 
+_SOURCE = ("texts", "texts_sha256", "max_texts", "max_tokens", "change_texts")  # told of texts
+
 
 def map_prune(
     model: Annotated[
@@ -47,10 +49,16 @@ def map_prune(
     from brickyard.core.files import new_folder, read_json, write_json
     from brickyard.data.functions import load_functions
     from brickyard.modularize import load_map, prune_to
+    from brickyard.modularize.folder import require_rebuilt
     from brickyard.modularize.map_source import open_probe
 
     found = load_map(map)
-    source = read_json(map / "map.json")["provenance"]
+    source = read_json(map / "map.json").get("provenance", {})
+    lacking = [name for name in _SOURCE if name not in source]
+    if lacking:
+        raise ArtifactError(
+            f"{map} does not tell {', '.join(lacking)} of its texts; make it again: brickyard map"
+        )
     folder = Path(source["texts"]) if texts is None else texts
     given = load_functions(folder, most=source["max_texts"], seed=found.seed)
     if texts_digest(given) != source["texts_sha256"]:
@@ -79,6 +87,7 @@ def map_prune(
         "random": dict(zip(found.functions, pruned.random, strict=True)),
         "neurons": {path: numbers.tolist() for path, numbers in pruned.kept.items()},
     }
+    require_rebuilt(small)
     with new_folder(out) as place:
         small.save_pretrained(place)
         probe.tokens.tokenizer.save_pretrained(place)

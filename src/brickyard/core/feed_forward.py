@@ -15,7 +15,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -31,7 +31,7 @@ MODES: tuple[Mode, ...] = ("dense", "masked", "sparse")
 Gate = Literal["keys", "lowest", "learned"]
 GATES: tuple[Gate, ...] = ("keys", "lowest", "learned")
 _FEW_TOKENS = 64
-_kept = WeakIdKeyDictionary()  # by weight, how it was, its first keys and the mean keys
+_kept: Any = WeakIdKeyDictionary()  # by weight, how it was, its first keys and the mean keys
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,8 @@ def _kept_means(keys_EUD: Tensor) -> Tensor:
     seen = (weight._version, keys_EUD.data_ptr(), keys_EUD.shape, keys_EUD.stride())
     first_ED = keys_EUD[:, 0]
     if weight in _kept and _kept[weight][0] == seen and torch.equal(_kept[weight][1], first_ED):
-        return _kept[weight][2]
+        kept: Tensor = _kept[weight][2]
+        return kept
     means_ED = _means(keys_EUD)
     _kept[weight] = (seen, first_ED.clone(), means_ED)
     return means_ED

@@ -13,7 +13,9 @@ import inspect
 import json
 import re
 import sysconfig
+import tokenize
 import warnings
+import zlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from importlib.machinery import ModuleSpec, PathFinder
@@ -112,11 +114,11 @@ def python_files(source: str) -> PythonFiles:
 def _module_spec(name: str) -> ModuleSpec | None:
     """Find a package or module by its dotted name, without importing it or what it is in."""
     first, *inner = name.split(".")
-    if not all(part.isidentifier() for part in (first, *inner)):
-        return None
+    if first == "__main__" or not all(part.isidentifier() for part in (first, *inner)):
+        return None  # what runs now is no package
     try:
         found = PathFinder.find_spec(first) or find_spec(first)  # some modules are frozen and have a file too
-    except ValueError:  # a module that runs now and was not imported, such as __main__
+    except ValueError:  # a module that was not imported as others are
         return None
     for part in inner:
         places = found.submodule_search_locations if found is not None else None
@@ -153,21 +155,28 @@ def python_pairs(
         name = path.relative_to(files.root).as_posix()
         progress(number, len(files.paths))
         try:
-            text = path.read_text(encoding="utf-8")
+            text = _python_text(path)
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # of doubtful escapes in the code of others
                 tree = ast.parse(text)
-        except (SyntaxError, ValueError):  # of another version of Python, or in another encoding
+        except (SyntaxError, ValueError):  # of another version of Python, or not in the encoding it tells
             continue
+        lines = text.split("\n")  # as Python counts them; a page break ends none
         functions = [
             node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
         ]
         for node in sorted(functions, key=lambda node: node.lineno):
-            query, document = _described(node), _without_docstring(node, text.splitlines())
+            query, document = _described(node), _without_docstring(node, lines)
             if len(query.split()) >= min_words and document and len(document) <= max_characters:
                 place = {"source": files.name, "file": name}
                 pairs.append(CodePair(query=query, document=document, line=node.lineno, **place))
     return pairs
+
+
+def _python_text(path: Path) -> str:
+    """Read a file in the encoding that it tells, with one character behind every line."""
+    with tokenize.open(path) as file:
+        return file.read()
 
 
 def _described(node: ast.FunctionDef | ast.AsyncFunctionDef) -> str:
@@ -205,7 +214,7 @@ def parallel_pairs(one: str | Path, other: str | Path) -> list[CodePair]:
     if first.is_dir() != second.is_dir():
         raise DataError(f"{first} and {second} must both be folders or both be files")
     if not first.is_dir():
-        texts, others = (_read(path).splitlines() for path in (first, second))
+        texts, others = (_lines(path) for path in (first, second))
         if len(texts) != len(others):
             raise DataError(f"{first} has {len(texts)} lines, {second} has {len(others)}; lines must match")
         rows = [(first.name, line, *row) for line, row in enumerate(zip(texts, others, strict=True), start=1)]
@@ -231,11 +240,19 @@ def parallel_pairs(one: str | Path, other: str | Path) -> list[CodePair]:
 def _read(path: Path) -> str:
     try:
         content = path.read_bytes()
-        return (gzip.decompress(content) if path.suffix == ".gz" else content).decode()
+        text = (gzip.decompress(content) if path.suffix == ".gz" else content).decode("utf-8-sig")
     except (FileNotFoundError, IsADirectoryError):
         raise DataError(f"{path} is not a file") from None
-    except (UnicodeDecodeError, gzip.BadGzipFile) as error:
+    except UnicodeDecodeError as error:
         raise DataError(f"{path} is not text in UTF-8: {error}") from None
+    except (gzip.BadGzipFile, zlib.error, EOFError) as error:
+        raise DataError(f"{path} is damaged, or not compressed by gzip ({error}); copy it again") from None
+    return text.replace("\r\n", "\n")
+
+
+def _lines(path: Path) -> list[str]:
+    """Return the lines of a file; nothing but the end of a line ends one, whatever else stands in it."""
+    return _read(path).removesuffix("\n").split("\n")
 
 
 def _by_stem(folder: Path) -> dict[str, Path]:
@@ -356,7 +373,7 @@ def read_code_pairs(path: str | Path) -> list[CodePair]:
     known = {field.name: field.type for field in fields(CodePair)}
     defaults = {"source": place.stem, "file": place.name}
     pairs = []
-    for number, line in enumerate(_read(place).splitlines(), start=1):
+    for number, line in enumerate(_lines(place), start=1):
         if not line.strip():
             continue
         try:

@@ -11,6 +11,8 @@ from typing import Any
 from brickyard.core.errors import DataError, MissingExtraError
 
 _LETTERS = 5  # of a shingle
+_LEAST = 32  # hash functions, with which pairs are found from all similarities
+_FOUND_FROM = 0.9  # hashing finds pairs from this similarity on at least; then their own is looked at
 
 
 def distinct(
@@ -33,15 +35,16 @@ def distinct(
         DataError: An argument is out of range.
         MissingExtraError: datasketch is not installed.
     """
-    if not 0 < similarity <= 1 or permutations < 2:
+    if not 0 < similarity <= 1 or permutations < _LEAST:
         raise DataError(
-            f"similarity = {similarity} must lie in (0, 1] and permutations = {permutations} be at least 2"
+            f"similarity = {similarity} must lie in (0, 1], and permutations = {permutations} must be at "
+            f"least {_LEAST}"
         )
     try:
         from datasketch import MinHash, MinHashLSH
     except ImportError:
         raise MissingExtraError("datasketch", extra="pairs") from None
-    found = MinHashLSH(threshold=min(similarity, 0.99), num_perm=permutations)
+    found = MinHashLSH(threshold=min(similarity, _FOUND_FROM), num_perm=permutations)
     sketches: dict[int, Any] = {}
     for place, text in enumerate(texts):
         joined = " ".join(text.split())

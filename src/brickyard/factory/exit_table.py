@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import io
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Annotated, Any, Protocol
 
 import numpy as np
 import torch
+from pydantic import ConfigDict, Field, PositiveFloat, PositiveInt, TypeAdapter, ValidationError
 from torch import Tensor
 
 from brickyard.core.errors import ArtifactError, DataError, InfeasibleError, MissingExtraError
@@ -38,11 +40,13 @@ class ExitRow:
         parameters: Parameters of the encoder that is cut there.
     """
 
-    exit: int
-    mrr: float
-    recall_at_1: float
-    latency_ms: float
-    parameters: int
+    __pydantic_config__ = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+    exit: PositiveInt
+    mrr: Annotated[float, Field(ge=0, le=1)]
+    recall_at_1: Annotated[float, Field(ge=0, le=1)]
+    latency_ms: PositiveFloat
+    parameters: PositiveInt
 
 
 @dataclass(frozen=True)
@@ -59,11 +63,13 @@ class ExitTable:
         processor: Name of the processor.
     """
 
-    rows: tuple[ExitRow, ...]
-    queries: int
-    documents: int
-    tokens: int
-    threads: int
+    __pydantic_config__ = ConfigDict(extra="forbid")
+
+    rows: Annotated[tuple[ExitRow, ...], Field(min_length=1)]
+    queries: PositiveInt
+    documents: PositiveInt
+    tokens: PositiveInt
+    threads: PositiveInt
     runtime: str
     processor: str
 
@@ -94,14 +100,13 @@ class ExitTable:
             ArtifactError: They are not those of a table.
         """
         try:
-            rows = tuple(ExitRow(**row) for row in record["rows"])
-            table = cls(**{**record, "rows": rows})
-        except (KeyError, TypeError):
-            raise ArtifactError(f"{name} is no table of exits, as `brickyard evaluate` writes it") from None
-        numbers = [value for row in rows for value in asdict(row).values()]
-        if not rows or not all(isinstance(value, int | float) for value in numbers):
-            raise ArtifactError(f"{name} has no rows, or rows that are not numbers")
-        return table
+            return TypeAdapter(cls).validate_json(json.dumps(record), strict=True)
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(str(part) for part in first["loc"]) or "all of it"
+            raise ArtifactError(
+                f"{name} is no table of exits, as `brickyard evaluate` writes it ({where}: {first['msg']})"
+            ) from None
 
     def text(self) -> str:
         """Return the table as Markdown, with a line on how it was measured."""

@@ -20,6 +20,7 @@ from brickyard.factory.exit_records import EXITS_FILE
 from brickyard.factory.exit_table import ExitTable, evaluate_exits
 from brickyard.factory.folder import versions
 from brickyard.modularize import MultiExitEncoder, add_exits, load_transformer, save_exits
+from brickyard.modularize.exit_folder import whole_backbone
 from brickyard.modularize.exits import HeadKind
 from brickyard.train.context import ContextTexts
 from brickyard.train.exits import ExitRecord, ExitSettings, ExitTraining, TextPairs
@@ -97,7 +98,7 @@ def train_exits(
         raise DataError(f"{build.model} comes without a tokenizer; give the encoder's own folder or hub id")
     torch.manual_seed(build.train.seed)
     encoder = add_exits(
-        _backbone(model),
+        whole_backbone(getattr(model, "base_model", model)),
         exits=build.exits,
         tokenizer=tokenizer,
         head=build.head,
@@ -129,18 +130,6 @@ def train_exits(
     save_exits(encoder, target, provenance=provenance, files=files)
     shutil.rmtree(work)
     return table
-
-
-def _backbone(model: Any) -> Any:
-    """Return the backbone of a model of transformers, with all parts that its class has when loaded alone.
-
-    Inside a model for hidden tokens a BERT lacks its pooler, which exits do not read.
-    """
-    inner = getattr(model, "base_model", model)
-    whole = type(inner)(inner.config)
-    if whole.load_state_dict(inner.state_dict(), strict=False).missing_keys:
-        return whole.eval()
-    return inner
 
 
 def _train(

@@ -129,10 +129,16 @@ class ExitClassifier:
             batch_size: Texts at once.
 
         Raises:
-            DataError: Numbers of texts and labels differ, or a text cannot be read.
+            DataError: Numbers of texts and labels differ, a label or limit is out of range, or a text cannot
+                be read.
         """
+        classes = len(next(iter(self.weights.values())))
         if len(texts) != len(labels):
             raise DataError(f"{len(texts)} texts and {len(labels)} labels came; give one label for each text")
+        if unknown := sorted(set(labels) - set(range(classes))):
+            raise DataError(f"label {unknown[0]} is not known; allowed: 0 to {classes - 1}")
+        if wrong := [limit for limit in confidences if not 0 < limit <= 1]:
+            raise DataError(f"confidence = {wrong[0]} is not allowed; allowed: above 0, up to 1")
         embedded = self.encoder.encode_all(texts, batch_size=batch_size)
         found = {exit: self.probabilities(one, exit) for exit, one in embedded.items()}
         right = torch.tensor(list(labels))
@@ -144,7 +150,13 @@ class ExitClassifier:
         return rows
 
     def save(self, path: str | Path) -> None:
-        """Write the regressions, but not the encoder, as a file of safetensors."""
+        """Write the regressions, but not the encoder, as a file of safetensors.
+
+        Raises:
+            ArtifactError: The folder of the file does not exist.
+        """
+        if not Path(path).parent.is_dir():
+            raise ArtifactError(f"{path} cannot be written: its folder does not exist; make it first")
         write_bytes(Path(path), save({str(exit): one.contiguous() for exit, one in self.weights.items()}))
 
     @classmethod
@@ -156,7 +168,8 @@ class ExitClassifier:
             encoder: The encoder it was fitted to.
 
         Raises:
-            ArtifactError: There is no such file, or it fits another encoder.
+            ArtifactError: There is no such file, or its numbers are none for exits and embeddings of such an
+                encoder. Whether it was fitted to this very encoder, it does not tell.
         """
         try:
             weights = load(Path(path).read_bytes())
@@ -167,6 +180,11 @@ class ExitClassifier:
             raise ArtifactError(
                 f"{path} is for exits {sorted(weights)} and rows of {sorted(widths)} numbers; this encoder "
                 f"has exits {list(encoder.exits)} and needs {encoder.embed_dim + 1}"
+            )
+        sound = all(one.is_floating_point() and bool(one.isfinite().all()) for one in weights.values())
+        if len({len(one) for one in weights.values()}) != 1 or not sound:
+            raise ArtifactError(
+                f"{path} has more classes for one exit than for another, or values that are no numbers"
             )
         return cls(encoder, {exit: weights[str(exit)] for exit in encoder.exits})
 

@@ -6,12 +6,14 @@ which exits there are, `heads.safetensors` holds the heads.
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
+import torch
 from pydantic import Field, PositiveInt
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
@@ -71,7 +73,7 @@ def save_exits(
     space = json.dumps(encoder.network.space.to_json()).encode()
     heads = encoder.network.root.get_submodule("head").state_dict()
     with new_folder(target) as place:
-        backbone.save_pretrained(place)  # type: ignore[operator]
+        whole_backbone(backbone).save_pretrained(place)
         if encoder.tokens.tokenizer is not None:
             encoder.tokens.tokenizer.save_pretrained(place)
         write_json(
@@ -93,6 +95,25 @@ def save_exits(
             write_bytes(place / name, content)
         write_manifest(place, format_version=FORMAT_VERSION, kind="network", fields={"name": target.name})
     return target
+
+
+def whole_backbone(backbone: Any) -> Any:
+    """Return a backbone of transformers with all parts that its class builds, so that it can be read back.
+
+    Inside a model for hidden tokens, or made without, a BERT lacks its pooler, which exits do not read.
+
+    Args:
+        backbone: The backbone.
+
+    Returns:
+        The backbone itself if nothing is missing; else a copy with parts of fresh weights, always the same.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        whole = type(backbone)(copy.deepcopy(backbone.config)).to(backbone.dtype)
+    if whole.load_state_dict(backbone.state_dict(), strict=False).missing_keys:
+        return whole.eval()
+    return backbone
 
 
 def load_exits(folder: str | Path) -> MultiExitEncoder:

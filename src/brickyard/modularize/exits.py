@@ -342,7 +342,8 @@ def add_exits(
     if head != "none":
         heads = ExitHead(width, embed_dim, exit=choice, shared=head == "shared", seed=seed)
         heads.to(next(model.parameters()))
-    tokens = Tokens(tokenizer, max_tokens=max_tokens, padding=int(getattr(config, "pad_token_id", None) or 0))
+    padding = int(getattr(config, "pad_token_id", None) or 0)
+    tokens = Tokens(tokenizer, max_tokens=max_tokens, padding=padding, ids_below=vocab_size)
     try:
         model.set_submodule(path, ExitLayers(original, exit=choice))
         network = Network(TextEmbedder(model, heads), input_shape=(max_tokens,), vocab_sizes=(vocab_size,))

@@ -7,6 +7,7 @@ are, `orders.safetensors` which neuron stood where in the original; `gates.safet
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
@@ -272,6 +273,26 @@ def save_modular(
             write_bytes(place / "gates.safetensors", save(gates))
         write_manifest(place, format_version=FORMAT_VERSION, kind="network", fields={"name": target.name})
     return target
+
+
+def require_rebuilt(model: Any) -> None:
+    """Refuse a model of transformers that its config does not build, so that no folder could be read back.
+
+    Args:
+        model: The model.
+
+    Raises:
+        ModularizeError: Its class builds weights of other shapes from its config.
+    """
+    with torch.device("meta"):
+        again = type(model)(copy.deepcopy(model.config))
+    built = {name: weight.shape for name, weight in again.named_parameters()}
+    for name, weight in model.named_parameters():
+        if built.get(name) != weight.shape:
+            raise ModularizeError(
+                f"{name} of this {type(model).__name__} has the shape {list(weight.shape)}, which its config "
+                "cannot tell, so no folder could be read back; use the model in memory, from Python"
+            )
 
 
 def _save_model(model: Any, gates: Mapping[str, torch.Tensor], place: Path) -> None:

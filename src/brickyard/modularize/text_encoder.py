@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from operator import index
 from pathlib import Path
+from reprlib import repr as short
 from typing import Any
 
 import torch
@@ -43,10 +45,13 @@ class Tokens:
         tokenizer: A tokenizer of transformers; None where only ids are embedded.
         max_tokens: Most tokens of a text; longer texts are cut by the tokenizer, longer rows of ids refused.
         padding: Id of padding where there is no tokenizer.
+        ids_below: Number of ids that there are, by which rows of ids are checked; None if it is not known.
     """
 
-    def __init__(self, tokenizer: Any, *, max_tokens: int, padding: int = 0) -> None:
-        self.tokenizer, self.max_tokens = tokenizer, max_tokens
+    def __init__(
+        self, tokenizer: Any, *, max_tokens: int, padding: int = 0, ids_below: int | None = None
+    ) -> None:
+        self.tokenizer, self.max_tokens, self.ids_below = tokenizer, max_tokens, ids_below
         known = getattr(tokenizer, "pad_token_id", None)
         self.padding = padding if known is None else int(known)
 
@@ -54,8 +59,8 @@ class Tokens:
         """Return the ids of texts; rows of ids are checked and kept.
 
         Raises:
-            DataError: One string comes in place of a list, there is no tokenizer, or a row is empty or too
-                long.
+            DataError: One string comes in place of a list, there is no tokenizer, or a row is empty, too long
+                or has an id that there is not.
         """
         if isinstance(texts, str):
             raise DataError(f"one text came, {texts[:40]!r}; give a list of texts")
@@ -66,15 +71,32 @@ class Tokens:
                 raise DataError(
                     "this encoder has no tokenizer; give rows of ids, or build it with a tokenizer"
                 )
-            rows = self.tokenizer(list(texts), truncation=True, max_length=self.max_tokens)["input_ids"]
+            try:
+                rows = self.tokenizer(list(texts), truncation=True, max_length=self.max_tokens)["input_ids"]
+            except (TypeError, UnicodeError) as error:  # half a character, by its escape
+                raise DataError(f"a text cannot be read by the tokenizer: {error}") from None
         else:
-            rows = [[int(token) for token in text] for text in texts]
+            rows = [self._row(place, text) for place, text in enumerate(texts)]
         for place, row in enumerate(rows):
             if not 1 <= len(row) <= self.max_tokens:
                 raise DataError(
                     f"text {place} has {len(row)} tokens; allowed: 1 to max_tokens = {self.max_tokens}"
                 )
         return [list(row) for row in rows]
+
+    def _row(self, place: int, text: Any) -> list[int]:
+        """Return a row of ids that was given in place of a text."""
+        try:
+            row = [index(token) for token in text]
+        except TypeError:
+            raise DataError(
+                f"text {place} = {short(text)} is neither a text nor a row of ids; all must be of one kind"
+            ) from None
+        wrong = [token for token in row if token < 0 or (self.ids_below and token >= self.ids_below)]
+        if wrong:
+            upto = f" to {self.ids_below - 1}" if self.ids_below else " on"
+            raise DataError(f"text {place} has the id {wrong[0]}; allowed: from 0{upto}")
+        return row
 
     def batch(self, rows: Sequence[Sequence[int]], device: torch.device | None = None) -> dict[str, Tensor]:
         """Return `input_ids` and `attention_mask`, `[batch, tokens]`, padded behind the longest row."""

@@ -33,7 +33,10 @@ from brickyard.modularize.intake import Anatomy, FeedForward, Inputs, example_in
 from brickyard.modularize.partition import PARTITIONS, Partition, partition_neurons
 from brickyard.modularize.text_encoder import at_rest
 
-_WIDTHS = ("intermediate_size", "n_inner", "ffn_dim", "d_ff")  # what configs name the number of neurons
+_WIDTHS = (  # what configs name the number of neurons
+    *("intermediate_size", "n_inner", "ffn_dim", "encoder_ffn_dim", "decoder_ffn_dim", "d_ff"),
+    *("hidden_dim", "ffn_hidden_size"),
+)
 _SAMPLE_TOKENS = 8192  # most tokens of a sample that activity is kept of
 _TOLERANCE = 1e-4  # most that outputs may differ by, as a share of the largest
 _MAX_SEED = 2**32 - 1  # that scikit-learn takes
@@ -117,7 +120,7 @@ class ModularTransformer:
             routed = any(split.routing().chooses for split in splits)
         parts = [part for layer in self.anatomy.layers for part in layer.feed_forwards]
         if len(found) == 1 and not routed and len(parts) == len(splits) and not self.anatomy.whole:
-            _tell_width_(plain, found.pop())
+            _tell_width_(plain, {part.neurons for part in parts}, found.pop())
         return plain
 
     @torch.no_grad()
@@ -271,12 +274,12 @@ def _check_settings(experts: Any, top_k: Any, layers: Any, resident: Any, seed: 
         )
 
 
-def _tell_width_(plain: Any, neurons: int) -> None:
-    """Let the config of a model of transformers tell how many neurons its feed-forward networks have."""
+def _tell_width_(plain: Any, before: set[int], neurons: int) -> None:
+    """Let the config of a model of transformers tell how many neurons its feed-forward networks have now."""
     if hasattr(plain, "config"):
         plain.config = copy.deepcopy(plain.config)
         for name in _WIDTHS:
-            if hasattr(plain.config, name):
+            if hasattr(plain.config, name) and getattr(plain.config, name) in {*before, None}:
                 setattr(plain.config, name, neurons)
 
 

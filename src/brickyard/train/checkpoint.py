@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
@@ -71,12 +72,16 @@ def load_checkpoint(
         The number of steps done.
 
     Raises:
-        TrainError: The checkpoint is of a run with other settings.
+        TrainError: The checkpoint is damaged, or of a run with other settings.
     """
     content = path.read_bytes()
     length = int.from_bytes(content[:8], "little")
-    metadata = json.loads(content[8 : 8 + length])["__metadata__"]
-    kept = json.loads(metadata["settings"])
+    try:
+        tensors = load(content)
+        metadata = json.loads(content[8 : 8 + length])["__metadata__"]
+        kept, step = json.loads(metadata["settings"]), int(metadata["step"])
+    except (SafetensorError, KeyError, ValueError) as error:
+        raise TrainError(f"{path} is damaged ({error}); remove it to start anew") from None
     wanted = json.loads(json.dumps(settings))
     if kept != wanted:
         differing = sorted(key for key in {*kept, *wanted} if kept.get(key) != wanted.get(key))
@@ -84,7 +89,6 @@ def load_checkpoint(
             f"{path} is a checkpoint of a run with other settings ({', '.join(differing)} differ); repeat "
             "the former settings, or remove the folder to start anew"
         )
-    tensors = load(content)
     for name, module in modules.items():
         prefix = f"module.{name}."
         load_distinct_state_(
@@ -98,7 +102,7 @@ def load_checkpoint(
     full = optimizer.state_dict()
     full["state"] = state
     optimizer.load_state_dict(full)
-    return int(metadata["step"])
+    return step
 
 
 def resumed_steps(
@@ -128,7 +132,7 @@ def resumed_steps(
         Steps done, means of the figures since the last record, and the seconds that these steps took.
 
     Raises:
-        TrainError: The checkpoint belongs to other settings.
+        TrainError: The checkpoint is damaged, or belongs to other settings.
     """
     step = 0
     if path is not None and path.is_file():

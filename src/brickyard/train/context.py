@@ -97,7 +97,11 @@ class ContextTexts:
         self._groups = groups
 
     def __call__(self, step: int) -> ContextBatch:
-        """Return the rows of a step."""
+        """Return the rows of a step.
+
+        Raises:
+            TrainError: They have no tokens to hide.
+        """
         rng = np.random.default_rng([self.seed, step])
         same = rng.integers(2, size=self.batch_size)
         firsts = rng.choice(self._first, size=self.batch_size)
@@ -112,6 +116,11 @@ class ContextTexts:
         )
         ids_BT, mask_BT = joined["input_ids"], joined["attention_mask"]
         shown_BT, hidden_BT = self._hide(ids_BT, rng)
+        if bool((hidden_BT == _IGNORED).all()):
+            raise TrainError(
+                f"the rows of step {step} have no tokens to hide; max_tokens = {self.max_tokens} must leave "
+                "room for words beside the tokens that join them"
+            )
         return ContextBatch(shown_BT, mask_BT, hidden_BT, torch.from_numpy(same))
 
     def _second(self, first: int, same: bool, rng: np.random.Generator) -> int:
