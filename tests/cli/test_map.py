@@ -147,6 +147,7 @@ def test_a_network_folder_brings_its_experts(run, model, texts, tmp_path):
     ("more", "message"),
     [
         (("--share", "2"), "share = 2.0 is not allowed"),
+        (("--partition", "random"), "it is for --experts; leave it out"),
         (("--experts", "5"), "16 neurons cannot be split into 5 experts"),
         (("--max-texts", "1"), "1 texts of a function are not allowed"),
         (("--max-tokens", "1"), "max_tokens = 1"),
@@ -179,4 +180,35 @@ def test_pruning_needs_the_model_and_the_texts_of_the_map(run, model, texts, tmp
         done = run("map", "prune", named, "--map", tmp_path / "map", "--out", tmp_path / "small", *more)
         assert done.exit_code == 1, more
         assert message in done.stderr
+        assert not (tmp_path / "small").exists()
+    record = json.loads((tmp_path / "map" / "map.json").read_text())
+    del record["provenance"]["texts"]
+    (tmp_path / "map" / "map.json").write_text(json.dumps(record))
+    done = run(
+        *("map", "prune", model, "--map", tmp_path / "map", "--out", tmp_path / "small", "--keep", "front")
+    )
+    assert done.exit_code == 1
+    assert "does not tell texts of its texts; make it again" in done.stderr
+
+
+@pytest.mark.parametrize("kind", ["DistilBert", "Bloom"])
+def test_a_smaller_model_is_read_back_or_not_written(run, model, texts, tmp_path, kind):
+    named = {"DistilBert": {"dim": 12, "n_layers": 2, "n_heads": 3, "hidden_dim": 16}, "Bloom": {}}[kind]
+    sizes = {"hidden_size": 12, "n_layer": 2, "n_head": 3, "vocab_size": len(WORDS), **named}
+    sizes = {name: value for name, value in sizes.items() if not named or name in (*named, "vocab_size")}
+    torch.manual_seed(0)
+    config = getattr(transformers, f"{kind}Config")(**sizes)
+    getattr(transformers, f"{kind}Model")(config).save_pretrained(tmp_path / "model")
+    transformers.AutoTokenizer.from_pretrained(model).save_pretrained(tmp_path / "model")
+    done = run(*command(tmp_path / "model", texts, tmp_path / "map", "--no-control"))
+    assert done.exit_code == 0, done.output
+    more = ("--map", tmp_path / "map", "--out", tmp_path / "small", "--keep", "front")
+    done = run("map", "prune", tmp_path / "model", *more)
+    if kind == "DistilBert":
+        assert done.exit_code == 0, done.output
+        small = transformers.AutoModel.from_pretrained(tmp_path / "small")
+        assert small.config.hidden_dim == 8
+    else:
+        assert done.exit_code == 1
+        assert "which its config cannot tell, so no folder could be read back" in done.stderr
         assert not (tmp_path / "small").exists()

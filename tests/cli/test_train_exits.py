@@ -97,9 +97,13 @@ def test_evaluate_measures_each_exit(run, encoder, pairs, tmp_path):
     assert (tmp_path / "table" / "exits.png").is_file()
     done = run("evaluate", folder, "--data", pairs, "--part", "all")
     assert f"{len(pairs.read_text().splitlines())} queries" in done.stdout
-    refused = run("evaluate", folder, "--data", pairs, "--label", "x")
+    for more in (("--label", "x"), ("--pictures", "9"), ("--seed", "1")):
+        refused = run("evaluate", folder, "--data", pairs, *more)
+        assert refused.exit_code == 1
+        assert "this encoder has exits and reads pairs" in re.sub(r"[\s│]+", " ", refused.stderr)
+    refused = run("evaluate", folder, "--data", pairs, "--out", tmp_path / "table")
     assert refused.exit_code == 1
-    assert "this encoder has exits and reads pairs" in re.sub(r"[\s│]+", " ", refused.stderr)
+    assert "exits.json already exists; choose another folder" in refused.stderr
     write_code_pairs(tmp_path / "one.jsonl", [CodePair(query="a", document="A", source="", file="", line=1)])
     refused = run("evaluate", folder, "--data", tmp_path / "one.jsonl")
     assert "none of the 1 pairs" in refused.stderr
@@ -175,6 +179,8 @@ def test_what_make_cannot_do_for_encoders_is_told(run, encoder, tmp_path):
         return re.sub(r"[\s│]+", " ", done.stderr)
 
     for more in (("--task", "a"), ("--format", "onnx-int8"), ("--measure-memory",), ("--threshold", "0.1")):
+        assert "it is not for an encoder with exits" in refused(*more)
+    for more in (("--jobs", "2"), ("--seed", "1")):
         assert "it is not for an encoder with exits" in refused(*more)
     assert "max_macs = 25% cannot be limited for an encoder" in refused("--max-macs", "25%")
     assert "latency_ms = -1.0 is not a usable limit" in refused("--latency-ms", "-1")

@@ -258,3 +258,43 @@ def test_bad_files_are_told(tmp_path, line, message):
     (tmp_path / "bad.jsonl").write_text(line)
     with pytest.raises(DataError, match=message):
         read_code_pairs(tmp_path / "bad.jsonl")
+
+
+BREAKS = "\f\v\x1c\x85\u2028\u2029"
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "latin-1"])
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_lines_end_where_python_ends_them(tmp_path, end, encoding):
+    breaks = BREAKS if encoding != "latin-1" else "\f\v\x1c\x85"
+    cookie = "# coding: latin-1\n" if encoding == "latin-1" else ""
+    code = f'{cookie}"""A page ends here.\f\n{breaks}é"""\n\f\ndef one():\n    """Return the number one."""\n'
+    code += f"    text = '{breaks.replace(chr(11), '')}'\n    return 1\n\n\ndef two():\n    return 2\n"
+    (tmp_path / "some").mkdir()
+    (tmp_path / "some" / "pages.py").write_bytes(code.replace("\n", end).encode(encoding))
+    [pair] = python_pairs(python_files(str(tmp_path / "some")))
+    assert pair.query == "Return the number one."
+    assert pair.document.startswith("def f():\n    text = ")
+    assert pair.document.endswith("    return 1")
+
+
+def test_whatever_stands_in_a_pair_is_read_back(tmp_path):
+    pair = replace(PAIR, query=f"a {BREAKS} b", document=f"x = '{BREAKS}\r\n'")
+    write_code_pairs(tmp_path / "pairs.jsonl", [pair, PAIR])
+    assert read_code_pairs(tmp_path / "pairs.jsonl") == [pair, PAIR]
+
+
+def test_lines_that_hold_other_breaks_stay_whole(tmp_path):
+    (tmp_path / "one").write_text(f"a b c{BREAKS}d\nsecond line\n", newline="")
+    (tmp_path / "other").write_bytes(b"\xef\xbb\xbffirst\r\nsecond\r\n")
+    found = parallel_pairs(tmp_path / "one", tmp_path / "other")
+    assert [(pair.query[-1], pair.document) for pair in found] == [("d", "first"), ("e", "second")]
+
+
+@pytest.mark.parametrize("damage", [lambda whole: whole[:-9], lambda whole: whole[:12] + b"garbage" * 9])
+def test_damaged_archives_are_told(tmp_path, damage):
+    whole = gzip.compress(b"one java\ntwo java\n" * 50)
+    (tmp_path / "some.java.gz").write_bytes(damage(whole))
+    (tmp_path / "some.cs").write_text("one\n")
+    with pytest.raises(DataError, match=r"some\.java\.gz is damaged, or not compressed by gzip"):
+        parallel_pairs(tmp_path / "some.java.gz", tmp_path / "some.cs")

@@ -41,5 +41,12 @@ def test_white_space_makes_no_difference_and_short_texts_are_compared():
 def test_bad_limits_are_told():
     with pytest.raises(DataError, match=r"similarity = 0 must lie in \(0, 1\]"):
         distinct(["a"], similarity=0)
-    with pytest.raises(DataError, match=r"permutations = 1 be at least 2"):
-        distinct(["a"], permutations=1)
+    with pytest.raises(DataError, match=r"permutations = 31 must be at least 32"):
+        distinct(["a"], permutations=31)
+
+
+@pytest.mark.parametrize("permutations", [32, 64, 256])
+@pytest.mark.parametrize("similarity", [0.01, 0.5, 0.98, 0.99, 0.999, 1])
+def test_equal_texts_are_found_from_every_similarity(similarity, permutations):
+    texts = ["abcdefgh ijkl", "abcdefgh ijkl", "zyxwvu tsrq"]
+    assert distinct(texts, similarity=similarity, permutations=permutations) == [0, 2]

@@ -134,5 +134,15 @@ def test_a_table_comes_back_from_json():
     for wrong in ({}, [], {**TABLE.to_json(), "more": 1}, {**TABLE.to_json(), "rows": [{"exit": 1}]}):
         with pytest.raises(ArtifactError, match=r"some\.json is no table of exits"):
             ExitTable.from_json(wrong, name="some.json")
-    with pytest.raises(ArtifactError, match="the table has no rows"):
-        ExitTable.from_json({**TABLE.to_json(), "rows": []})
+    for name, value in (
+        *(("latency_ms", value) for value in (-5, 0, True, float("nan"), float("inf"), "2", None)),
+        *(("mrr", value) for value in (-0.1, 1.1, float("nan"))),
+        *(("exit", value) for value in (0, 1.5, "1")),
+        ("parameters", 0),
+    ):
+        rows = [{**TABLE.to_json()["rows"][0], name: value}]
+        with pytest.raises(ArtifactError, match=rf"the table is no table of exits, .* \(rows\.0\.{name}: "):
+            ExitTable.from_json({**TABLE.to_json(), "rows": rows})
+    for name, value in (("rows", []), ("tokens", "many"), ("threads", 0), ("runtime", 1)):
+        with pytest.raises(ArtifactError, match=rf"the table is no table of exits, .* \({name}: "):
+            ExitTable.from_json({**TABLE.to_json(), name: value})

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch.nn import functional as F
 
 from brickyard.core.errors import ArtifactError, DataError
@@ -95,8 +96,25 @@ def test_a_classifier_is_read_back(tmp_path):
         ExitClassifier.load(tmp_path / "none", other)
 
 
+def test_a_damaged_classifier_is_refused(tmp_path):
+    classifier, path = fitted(), tmp_path / "classifier.safetensors"
+    changes = {1: lambda one: one[:-1], 2: lambda one: one * torch.nan, 3: lambda one: one.int()}
+    for exit, change in changes.items():
+        weights = {str(exit): one.contiguous() for exit, one in classifier.weights.items()}
+        save_file({**weights, str(exit): change(classifier.weights[exit]).contiguous()}, path)
+        with pytest.raises(ArtifactError, match="more classes for one exit than for another, or values that"):
+            ExitClassifier.load(path, classifier.encoder)
+    with pytest.raises(ArtifactError, match="its folder does not exist; make it first"):
+        classifier.save(tmp_path / "none" / "classifier.safetensors")
+
+
 def test_bad_arguments_are_refused():
     classifier = fitted()
+    for confidence in (0.0, 5, float("nan")):
+        with pytest.raises(DataError, match=rf"confidence = {confidence} is not allowed; allowed: above 0"):
+            classifier.sweep(ROWS, LABELS, confidences=[0.5, confidence])
+    with pytest.raises(DataError, match=r"label 7 is not known; allowed: 0 to \d"):
+        classifier.sweep(ROWS, [7, *LABELS[1:]], confidences=[0.5])
     for confidence in (0.0, 1.5):
         with pytest.raises(DataError, match=r"confidence in \(0, 1\]"):
             classifier.classify(ROWS, confidence=confidence)

@@ -36,6 +36,17 @@ def test_exits_are_read_back(head, tmp_path):
     assert json.loads((tmp_path / "exits" / "network.json").read_text())["provenance"] == {"note": "pico"}
 
 
+def test_a_backbone_without_its_pooler_is_read_back(tmp_path):
+    model = transformers.BertModel(backbone().config, add_pooling_layer=False).eval()
+    made = add_exits(model, exits=(1, 3), tokenizer=letters(), max_tokens=16)
+    folders = [save_exits(made, tmp_path / name) for name in ("first", "second")]
+    assert made.backbone.pooler is None
+    again = load_exits(folders[0])
+    assert torch.equal(again.encode(TEXTS, exit=3), made.encode(TEXTS, exit=3))
+    one, other = ((folder / "model.safetensors").read_bytes() for folder in folders)
+    assert one == other
+
+
 def test_other_folders_are_refused(tmp_path):
     folder = save_exits(encoder(), tmp_path / "exits")
     with pytest.raises(ArtifactError, match="already exists"):

@@ -220,6 +220,20 @@ def test_bad_texts_are_refused():
     assert torch.equal(encoder.encode(["a " * 17]), encoder.encode(["a " * 16]))
     with pytest.raises(DataError, match="no tokenizer"):
         with_exits(tokenizer=None).encode(TEXTS)
+    for row, message in (
+        ([20], "text 0 has the id 20; allowed: from 0 to 19"),
+        ([-1], "text 0 has the id -1; allowed: from 0 to 19"),
+        ([1.5], r"text 0 = \[1.5\] is neither a text nor a row of ids"),
+        (3, "text 0 = 3 is neither"),
+        (None, "text 0 = None is neither"),
+    ):
+        with pytest.raises(DataError, match=message):
+            encoder.encode([row])
+    with pytest.raises(DataError, match="text 1 = 'a' is neither a text nor a row of ids; all must be"):
+        encoder.encode([[1], "a"])
+    with pytest.raises(DataError, match="a text cannot be read by the tokenizer"):
+        encoder.encode(["\ud800"])
+    assert torch.equal(encoder.encode([torch.tensor([4, 5])]), encoder.encode([[4, 5]]))
 
 
 @pytest.mark.parametrize("experts_first", [True, False])

@@ -49,6 +49,17 @@ def test_a_run_goes_on_as_if_it_had_never_stopped(tmp_path):
     assert [file.name for file in tmp_path.iterdir()] == ["run.safetensors"]
 
 
+def test_a_damaged_checkpoint_is_told(tmp_path):
+    first, second, optimizer = trained(1)
+    modules, path = {"a": first, "b": second}, tmp_path / "run.safetensors"
+    save_checkpoint(path, modules=modules, optimizer=optimizer, step=1, settings=SETTINGS)
+    whole = path.read_bytes()
+    for damaged in (b"", whole[:20], whole[:-4], whole.replace(b'"step"', b'"stop"')):
+        path.write_bytes(damaged)
+        with pytest.raises(TrainError, match=r"run\.safetensors is damaged .*; remove it to start anew"):
+            load_checkpoint(path, modules=modules, optimizer=optimizer, settings=SETTINGS)
+
+
 def test_other_settings_are_refused_with_the_names_that_differ(tmp_path):
     first, second, optimizer = trained(1)
     modules, path = {"a": first, "b": second}, tmp_path / "run.safetensors"

@@ -178,3 +178,9 @@ def test_bad_settings_are_told(tokenizer):
         ExitTraining(encoder, batches=lambda step: None, settings=replace(settings, mlm=1.0))
     with pytest.raises(TrainError, match=r"mlm = 0.0 and same_source = 0.0 have no use for context"):
         ExitTraining(encoder, batches=lambda step: None, context=lambda step: None, settings=settings)
+
+
+def test_rows_without_a_token_to_hide_are_told(tokenizer):
+    texts = ContextTexts(TEXTS, SOURCES, tokenizer, batch_size=4, max_tokens=3)
+    with pytest.raises(TrainError, match="rows of step 2 have no tokens to hide; max_tokens = 3 must leave"):
+        texts(2)
