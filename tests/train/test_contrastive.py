@@ -32,9 +32,10 @@ def test_info_nce_is_the_mean_over_both_directions():
 
 def test_weights_of_exits():
     assert exit_weights((4, 9, 18, 36), "depth") == (4 / 36, 9 / 36, 0.5, 1.0)  # arXiv 2503.03008
+    assert exit_weights((2, 4), "depth-squared") == (0.25, 1.0)
     assert exit_weights(EXITS, "uniform") == (1.0, 1.0, 1.0)
     assert exit_weights(EXITS, lambda exit, last: last - exit) == (3.0, 2.0, 0.0)
-    with pytest.raises(TrainError, match="weights = 'deep' is unknown; known: depth, uniform"):
+    with pytest.raises(TrainError, match="weights = 'deep' is unknown; known: depth, depth-squared, uniform"):
         exit_weights(EXITS, "deep")
     for bad in (lambda exit, last: 0.0, lambda exit, last: -1.0, lambda exit, last: math.nan):
         with pytest.raises(TrainError, match="none may be negative, not all 0"):

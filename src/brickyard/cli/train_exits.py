@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from brickyard.cli.talk import follow_training
+from brickyard.cli.talk import follow_training, say
 from brickyard.core.errors import ArtifactError, MissingExtraError
 
 
@@ -65,8 +65,10 @@ def train_exits(
     weight_decay: Annotated[float, typer.Option(metavar="X", help="Decay of the weights.")] = 1e-2,
     clip: Annotated[float, typer.Option(metavar="X", help="Largest norm of the gradient.")] = 1.0,
     weights: Annotated[
-        Literal["depth", "uniform"],
-        typer.Option(help="Weight of an exit: its layers by those of the last one, or the same for all."),
+        Literal["depth", "depth-squared", "uniform"],
+        typer.Option(
+            help="Weight of an exit: its layers by those of the last one, the square of that, or 1 for all."
+        ),
     ] = "depth",
     scale: Annotated[float, typer.Option(metavar="X", help="What cosines are multiplied by.")] = 20.0,
     learn_scale: Annotated[
@@ -120,6 +122,7 @@ def train_exits(
             f"{exits!r} is not numbers with commas between, such as 2,4,6", param_hint="--exits"
         )
     from brickyard.data.code_pairs import read_code_pairs
+    from brickyard.factory.exit_records import has_exits, is_cut
     from brickyard.factory.exit_train import PICTURE, ExitBuild
     from brickyard.factory.exit_train import train_exits as build_exits
     from brickyard.train.exits import ExitSettings
@@ -153,6 +156,8 @@ def train_exits(
             checkpoint_every=checkpoint_every,
         ),
     )
+    if has_exits(model) or is_cut(model):
+        say(f"{model} had exits before; its backbone goes on from where it is, exits get new heads")
     found = [pair for file in pairs for pair in read_code_pairs(file)]
     tables = []
     follow_training(

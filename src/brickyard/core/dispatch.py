@@ -168,9 +168,9 @@ class _Work(NamedTuple):
         """
         number = self.use.numel() if most is None else most * self.num_experts
         starts = accumulate([0, *counts[:-1]])
-        moved = [0 if most is None else most * expert - start for expert, start in enumerate(starts)]
+        firsts = [start if most is None else most * expert for expert, start in enumerate(starts)]
         small_TK = self.use.to(torch.uint8 if self.num_experts <= 256 else torch.int32)  # quicker to sort
-        return (_rows_by_numpy if small_TK.is_cpu else _rows_by_torch)(small_TK, counts, moved, number)
+        return (_rows_by_numpy if small_TK.is_cpu else _rows_by_torch)(small_TK, counts, firsts, number)
 
     def sums(self, results: Tensor, rows: _Rows, *, free: bool = False) -> Tensor:
         """Return for each token the sum of what its experts gave, by their shares, and the rest.
@@ -196,33 +196,37 @@ class _Work(NamedTuple):
         return _wide(self.tokens).index_select(0, tokens_P).view(self.tokens.dtype)
 
 
-def _rows_by_numpy(use_TK: Tensor, counts: list[int], moved: list[int], number: int) -> _Rows:
-    """Lay out rows on a processor, where it takes half as long as by torch.
+def _rows_by_numpy(use_TK: Tensor, counts: list[int], firsts: list[int], number: int) -> _Rows:
+    """Lay out rows on a processor, where it takes less than half as long as by torch.
 
     Args:
         use_TK: Experts of each token.
         counts: Pairs of each expert.
-        moved: How far its rows are behind where they would be one after the other.
+        firsts: The first row of each.
         number: Number of rows.
     """
-    (tokens, used), pairs = use_TK.shape, use_TK.numel()
-    order_P = np.argsort(use_TK.numpy().reshape(-1), kind="stable")  # sorts bytes by counting
-    token_P = order_P // used
-    row_P = np.arange(pairs) + np.repeat(moved, counts)
-    token_R = np.zeros(number, np.int64)
-    token_R[row_P] = token_P
-    rows_TK = np.full((tokens, used + 1), number)
-    rows_TK.reshape(-1)[order_P + token_P] = row_P
-    return _Rows(torch.from_numpy(token_R), torch.from_numpy(rows_TK))
+    tokens, used = use_TK.shape
+    place_P = np.argsort(use_TK.numpy().reshape(-1), kind="stable")  # sorts bytes by counting
+    token_P = (place_P // used).astype(np.int32)
+    place_P += token_P  # each token has one place more
+    token_R, row_R = np.zeros(number, np.int32), np.arange(number, dtype=np.int32)
+    rows = np.full(tokens * (used + 1), number, np.int32)
+    end = 0
+    for first, count in zip(firsts, counts, strict=True):
+        start, end, behind = end, end + count, first + count
+        token_R[first:behind] = token_P[start:end]
+        rows[place_P[start:end]] = row_R[first:behind]
+    return _Rows(torch.from_numpy(token_R), torch.from_numpy(rows.reshape(tokens, used + 1)))
 
 
-def _rows_by_torch(use_TK: Tensor, counts: list[int], moved: list[int], number: int) -> _Rows:
+def _rows_by_torch(use_TK: Tensor, counts: list[int], firsts: list[int], number: int) -> _Rows:
     """Do the same on any device."""
     (tokens, used), pairs, device = use_TK.shape, use_TK.numel(), use_TK.device
     order_P = use_TK.reshape(-1).argsort(stable=True)
     token_P = order_P // used
-    moved_E, counts_E = torch.tensor([moved, counts], device=device)
-    row_P = torch.arange(pairs, device=device) + moved_E.repeat_interleave(counts_E, output_size=pairs)
+    first_E, count_E = torch.tensor([firsts, counts], device=device)
+    moved_E = first_E + count_E - count_E.cumsum(0)
+    row_P = torch.arange(pairs, device=device) + moved_E.repeat_interleave(count_E, output_size=pairs)
     token_R = order_P.new_zeros(number).index_copy_(0, row_P, token_P)
     rows_TK = order_P.new_full((tokens, used + 1), number)
     rows_TK.view(-1).index_copy_(0, order_P + token_P, row_P)
@@ -296,7 +300,7 @@ def _local(work: _Work) -> Tensor:
     rows, share_P1 = work.rows(counts), None
     if work.share is not None:
         share = work.share.reshape(-1, 1)
-        share_P1 = torch.zeros_like(share).index_copy(0, rows.of_tokens[:, :-1].reshape(-1), share)
+        share_P1 = torch.zeros_like(share).index_copy(0, rows.of_tokens[:, :-1].reshape(-1).long(), share)
     end = 0
     for expert, count in enumerate(counts):
         start, end = end, end + count

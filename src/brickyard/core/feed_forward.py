@@ -18,7 +18,6 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -155,19 +154,19 @@ def _largest(scores: Tensor, count: int) -> Tensor:
         count: How many.
     """
     half = scores.element_size() == 2
-    integer, unsigned = (torch.int16, np.uint16) if half else (torch.int32, np.uint32)
+    integer, key = (torch.int16, np.int32) if half else (torch.int32, np.int64)
     width, last = 16 if half else 32, scores.shape[-1] - 1
     infinity = int(torch.tensor(torch.inf, dtype=scores.dtype).view(integer))
     bits = scores.detach().view(integer).numpy()
     sign = bits >> (width - 1)  # -1 for negative floats, whose bits are ordered the other way around
-    order = bits ^ (sign & ((1 << (width - 1)) - 1))
-    order -= sign  # both zeros are equal
-    order += infinity  # the least is 0 now; what is no number, of either sign, is above infinity
-    places: npt.NDArray[np.unsignedinteger] = order.view(unsigned).astype(np.uint32 if half else np.uint64)
-    places <<= width
-    places |= np.arange(last, -1, -1, dtype=places.dtype)
-    places.sort(axis=-1)
-    largest = places[..., last + 1 - count :] & ((1 << width) - 1)
+    keys = np.empty(bits.shape, key)
+    np.bitwise_xor(bits, sign & ((1 << (width - 1)) - 1), out=keys)
+    sign -= infinity
+    keys -= sign  # both zeros are equal, the least is 0; of what is no number, one sign is below, one on top
+    keys <<= width  # what was below is on top, too, as numbers without sign
+    keys |= np.arange(last, -1, -1, dtype=key)
+    keys.view(np.uint32 if half else np.uint64).sort(axis=-1)
+    largest = keys[..., last + 1 - count :] & ((1 << width) - 1)
     return torch.from_numpy(last - largest.astype(np.int64))
 
 

@@ -7,6 +7,7 @@ import io
 import json
 import shutil
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, cast
@@ -108,7 +109,12 @@ def train_exits(
     )
     work = target.absolute().with_name(target.name + ".training")
     work.mkdir(parents=True, exist_ok=True)
-    rows = _train(encoder, learned, build, work, progress)
+    try:
+        rows = _train(encoder, learned, build, work, progress)
+    except BaseException:
+        with suppress(OSError):  # goes only if nothing lies in it yet
+            work.rmdir()
+        raise
     table = None
     if len({document for _, document in held}) > 1:
         table = evaluate_exits(

@@ -22,8 +22,10 @@ from torch.nn import functional as F
 
 from brickyard.core.errors import TrainError
 
-Weights = Literal["depth", "uniform"] | Callable[[int, int], float]
-"""Weight of an exit: `depth`, its layers by those of the last one; `uniform`, 1; or from both numbers."""
+Weights = Literal["depth", "depth-squared", "uniform"] | Callable[[int, int], float]
+"""Weight of an exit: `depth`, its layers by those of the last one; its square; 1; or from both numbers."""
+
+_POWERS = {"uniform": 0, "depth": 1, "depth-squared": 2}  # of the depth
 
 Distill = Literal["kl", "cosine"]
 
@@ -33,15 +35,18 @@ def exit_weights(exits: Sequence[int], weights: Weights) -> tuple[float, ...]:
 
     Args:
         exits: Layers in front of each exit, ascending.
-        weights: `depth`, `uniform`, or from the layers of an exit and those of the last one to its weight.
+        weights: `depth`, `depth-squared`, `uniform`, or from the layers of an exit and those of the last one
+            to its weight.
 
     Raises:
         TrainError: The name is unknown, a weight is negative or no number, or all are 0.
     """
     if isinstance(weights, str):
-        if weights not in ("depth", "uniform"):
-            raise TrainError(f"weights = {weights!r} is unknown; known: depth, uniform, or a function")
-        found = tuple(exit / exits[-1] if weights == "depth" else 1.0 for exit in exits)
+        if weights not in _POWERS:
+            raise TrainError(
+                f"weights = {weights!r} is unknown; known: depth, depth-squared, uniform, or a function"
+            )
+        found = tuple((exit / exits[-1]) ** _POWERS[weights] for exit in exits)
     else:
         found = tuple(float(weights(exit, exits[-1])) for exit in exits)
     if not all(math.isfinite(weight) and weight >= 0 for weight in found) or not any(found):
