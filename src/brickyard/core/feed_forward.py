@@ -29,7 +29,6 @@ Mode = Literal["dense", "masked", "sparse"]
 MODES: tuple[Mode, ...] = ("dense", "masked", "sparse")
 Gate = Literal["keys", "lowest", "learned"]
 GATES: tuple[Gate, ...] = ("keys", "lowest", "learned")
-_FEW_TOKENS = 64
 _kept: Any = WeakIdKeyDictionary()  # by weight, how it was, its first keys and the mean keys
 
 
@@ -72,16 +71,10 @@ def expert_scores(x: Tensor, keys_FD: Tensor, *, num_experts: int, expert_width:
     Returns:
         `[..., experts]`, without gradient.
     """
-    few = _few(x)
+    kept = type(x) is Tensor and not torch.is_grad_enabled() and not _traced()
     with torch.no_grad():
         own_EUD = keys_FD[: num_experts * expert_width].unflatten(0, (num_experts, expert_width))
-        return F.linear(x, _kept_means(own_EUD) if few else _means(own_EUD))
-
-
-def _few(x: Tensor) -> bool:
-    """Tell whether to mean all keys would take long beside the few tokens `[..., width]` that ask for it."""
-    plain = type(x) is Tensor and not torch.is_grad_enabled() and not _traced()
-    return plain and x.numel() <= _FEW_TOKENS * x.shape[-1]
+        return F.linear(x, _kept_means(own_EUD) if kept else _means(own_EUD))
 
 
 def _means(keys_EUD: Tensor) -> Tensor:
