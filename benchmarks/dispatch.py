@@ -271,7 +271,7 @@ def main() -> None:
     parser = options(__doc__, SECTIONS)
     parser.set_defaults(threads=2)
     arguments = parser.parse_args()
-    wanted = begin(arguments, SECTIONS, SECTIONS)
+    wanted = begin(arguments, SECTIONS, ("experts", "transformers"))
     _keep_memory()
     ledger = ledger_of(arguments, "dispatch")
     for section in wanted:
