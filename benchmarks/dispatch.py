@@ -223,10 +223,10 @@ def _measure_one(
     with torch.inference_mode():
         _agree(methods)
     dispatch._fastest.clear()  # each setting is measured anew
-    rounds = (4 if quick else 16) * (4 if few else 1)
+    neurons, width = matrices.keys.shape
+    rounds = (4 if quick else 16) * (4 if few or width == SIZES[0][0] else 1)  # short ones scatter more
     times = _times(methods, rounds)
     [way] = dispatch._fastest.values()
-    neurons, width = matrices.keys.shape
     limit = f"n{count} {len(tokens)} tokens" if few else f"n{count}"
     for name, seconds in times.items():
         ledger.add(
