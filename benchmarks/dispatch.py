@@ -36,6 +36,7 @@ SIZES = ((384, 1536), (768, 3072))
 COUNTS = (16, 64)
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
 OURS, RATIO = "sparse", "time / dense time"
+_SHORT = 0.02  # seconds of the dense network, below which more rounds are taken
 DENSE_ONEDNN = "dense, oneDNN"  # float32; bfloat16 is computed by it anyway
 _TRIM_THRESHOLD, _MMAP_MAX = -1, -4  # of mallopt
 PEERS = ("transformers, eager", "transformers, grouped_mm")
@@ -222,11 +223,14 @@ def _measure_one(
         methods |= _peers(tokens, matrices, count)
     with torch.inference_mode():
         _agree(methods)
+        start = time.perf_counter()
+        methods["dense"]()
+        short = time.perf_counter() - start < _SHORT
     dispatch._fastest.clear()  # each setting is measured anew
-    neurons, width = matrices.keys.shape
-    rounds = (4 if quick else 16) * (4 if few or width == SIZES[0][0] else 1)  # short ones scatter more
+    rounds = (4 if quick else 16) * (4 if short else 1)  # short ones scatter more
     times = _times(methods, rounds)
     [way] = dispatch._fastest.values()
+    neurons, width = matrices.keys.shape
     limit = f"n{count} {len(tokens)} tokens" if few else f"n{count}"
     for name, seconds in times.items():
         ledger.add(
